@@ -1,0 +1,33 @@
+//! The API podlane.io/v1alpha1: its types, the YAML that is generated from them, and the way from an object that the API
+//! server holds to the terms of [`podlane_plan`].
+//!
+//! Users write [`RoutingPolicy`]. The operator publishes [`RoutingNode`] (what one node is told and what its agent answers)
+//! and [`PeerSlice`] (what every node is told of the others).
+
+mod conditions;
+mod convert;
+mod decode;
+mod generate;
+pub mod peer_slice;
+pub mod routing_node;
+pub mod routing_policy;
+mod terms;
+
+pub use conditions::{ConditionType, condition, set_condition};
+pub use convert::{Invalid, policy_from_api};
+pub use decode::{Undecodable, decode};
+pub use generate::{crd_files, crd_yaml};
+pub use peer_slice::{PeerEntry, PeerSlice, PeerSliceSpec};
+pub use routing_node::{
+    AppliedPolicy, LaneCounts, MAX_PEERS_IN_STATUS, PeerStatus, RoutingNode, RoutingNodeSpec,
+    RoutingNodeStatus, UnderlayLink,
+};
+pub use routing_policy::{
+    BypassMode, Datapath, NodeCounts, RoutingPolicy, RoutingPolicySpec, RoutingPolicyStatus, TunnelSpec,
+};
+pub use terms::{OffLinkPeers, RoutingMode, TunnelProtocol};
+
+/// The API group of all of Podlane's objects.
+pub const GROUP: &str = "podlane.io";
+/// Its version.
+pub const VERSION: &str = "v1alpha1";

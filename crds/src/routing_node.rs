@@ -1,0 +1,199 @@
+//! RoutingNode: one a node, named after it. The operator writes the spec, the node's agent the status.
+#![allow(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
+
+use crate::routing_policy::TunnelSpec;
+use crate::terms::{OffLinkPeers, RoutingMode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+
+/// Peers that a RoutingNode's status lists by name, at most: those that are not as declared come first.
+pub const MAX_PEERS_IN_STATUS: usize = 64;
+
+/// What a node is told: written by the operator alone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "podlane.io",
+    version = "v1alpha1",
+    kind = "RoutingNode",
+    plural = "routingnodes",
+    shortname = "rn",
+    category = "podlane",
+    doc = "What one node is told of its own part in pod routing, and what its agent answers. Made by the operator, named after the node.",
+    status = "RoutingNodeStatus",
+    printcolumn = r#"{"name":"Policy","type":"string","jsonPath":".spec.policy.name"}"#,
+    printcolumn = r#"{"name":"Address","type":"string","jsonPath":".spec.addresses[0]"}"#,
+    printcolumn = r#"{"name":"Pod-CIDR","type":"string","jsonPath":".spec.podCIDRs[0]"}"#,
+    printcolumn = r#"{"name":"Lanes","type":"string","jsonPath":".status.lanes","description":"peers by the lane that reaches them"}"#,
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingNodeSpec {
+    /// The node's addresses of type InternalIP.
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub addresses: Vec<String>,
+
+    /// The node's pod CIDRs that are routed.
+    #[serde(default, rename = "podCIDRs")]
+    #[schemars(length(max = 64))]
+    pub pod_cidrs: Vec<String>,
+
+    /// What the whole cluster's pods are numbered from, where the operator was told: no packet for it follows the default route.
+    #[serde(default, rename = "clusterPodCIDRs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub cluster_pod_cidrs: Vec<String>,
+
+    /// The policy that governs the node; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<AppliedPolicy>,
+
+    /// The generation of that policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_generation: Option<i64>,
+
+    /// That policy's MTU in bytes; 0: what the underlay leaves.
+    #[serde(default)]
+    pub mtu: u32,
+
+    /// Destinations that pods reach with their own address.
+    #[serde(default, rename = "nativeRoutingCIDRs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub native_routing_cidrs: Vec<String>,
+
+    /// The lanes on which the node is to receive: native, vxlan:PORT:VNI, geneve:PORT:VNI.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub receive_on: Vec<String>,
+}
+
+/// A policy, as far as the lane between two nodes follows from it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AppliedPolicy {
+    /// The policy's name.
+    pub name: String,
+    /// Its priority.
+    #[serde(default)]
+    pub priority: i32,
+    /// When it was made.
+    pub created_at: Time,
+    /// native or tunnel.
+    pub routing_mode: RoutingMode,
+    /// native: direct routes to peers on the same link.
+    pub auto_direct_node_routes: bool,
+    /// native: what becomes of a peer behind a gateway.
+    pub off_link_peers: OffLinkPeers,
+    /// The tunnel, with its port.
+    pub tunnel: TunnelSpec,
+}
+
+/// What a node's agent answers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RoutingNodeStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Accepted (written by the operator: the Node's addresses and pod CIDRs can be routed), Progressing (a lane is being opened or
+    /// moved to), Ready (the kernel is as declared, and every peer is reached).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+
+    /// Where the node's addresses stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub underlay: Vec<UnderlayLink>,
+
+    /// The lanes on which the node receives.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub receives_on: Vec<String>,
+
+    /// The lanes on which the node sends.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub sends_on: Vec<String>,
+
+    /// Peers by the lane that reaches them, in a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lanes: Option<String>,
+
+    /// Peers by the lane that reaches them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<LaneCounts>,
+
+    /// Up to 64 peers by name: those that are not as declared first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub peers: Vec<PeerStatus>,
+
+    /// The agent's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_version: Option<String>,
+}
+
+/// One of the node's own addresses, on its device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnderlayLink {
+    /// The address.
+    pub address: String,
+    /// The length of its on-link prefix; absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 128))]
+    pub prefix_length: Option<u8>,
+    /// The device that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The device's MTU in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// Counts of peers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneCounts {
+    /// All peers that the agent has been told of.
+    pub total: u32,
+    /// Reached as they are, on the same link.
+    #[serde(default)]
+    pub native: u32,
+    /// Reached as they are, through the network's gateways.
+    #[serde(default)]
+    pub underlay: u32,
+    /// Reached by VXLAN.
+    #[serde(default)]
+    pub vxlan: u32,
+    /// Reached by GENEVE.
+    #[serde(default)]
+    pub geneve: u32,
+    /// Refused.
+    #[serde(default)]
+    pub refused: u32,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// The peer's node.
+    pub name: String,
+    /// The lane that packets take: native, underlay, vxlan:PORT:VNI, geneve:PORT:VNI or refused.
+    pub lane: String,
+    /// The lane that they are to take, where it is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<String>,
+    /// Why the peer is not reached as declared, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in a sentence, with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}

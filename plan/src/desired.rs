@@ -1,0 +1,388 @@
+//! What one node's kernel should hold, with a reason for each item.
+
+mod cover;
+mod links;
+mod peer_routes;
+mod reason;
+
+pub use links::{LocalLink, local_links};
+pub use reason::{Note, Reason};
+
+use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
+use crate::lane::{Lane, Tunnel, tunnel_overhead};
+use crate::pair::{NodeAddress, Refusal};
+use crate::policy::Applied;
+use ipnet::IpNet;
+use peer_routes::Router;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// What this node has been told of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Assignment {
+    /// Its name.
+    pub name: String,
+    /// Its own addresses, in the order of its Node object. The first one names its tunnel devices' link-layer address.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Its pod CIDRs.
+    #[serde(default, rename = "podCIDRs")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// What the whole cluster's pods are numbered from, where that is known beyond the nodes' own pod CIDRs.
+    #[serde(default, rename = "clusterPodCIDRs")]
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// The policy that governs it.
+    #[serde(default)]
+    pub policy: Option<Applied>,
+    /// The policy's MTU in bytes; 0: what the underlay leaves.
+    #[serde(default)]
+    pub mtu: u32,
+    /// The lanes on which it is to receive.
+    #[serde(default)]
+    pub receive_on: BTreeSet<Lane>,
+}
+
+/// What this node has been told of another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its addresses with their on-link prefixes, in the order of its Node object.
+    #[serde(default)]
+    pub addresses: Vec<NodeAddress>,
+    /// Its pod CIDRs, at most one router address a family: the first one's.
+    #[serde(default, rename = "podCIDRs")]
+    pub pod_cidrs: Vec<IpNet>,
+    /// The MTU of its underlay device in bytes.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// The lanes on which it receives.
+    #[serde(default)]
+    pub receives_on: BTreeSet<Lane>,
+    /// The policy that governs it.
+    #[serde(default)]
+    pub policy: Option<Applied>,
+}
+
+/// How a peer is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerLane {
+    /// The lane that both nodes' policies ask for.
+    pub wanted: Result<Lane, Refusal>,
+    /// The lane that packets take now.
+    pub used: Result<Lane, Refusal>,
+    /// The pod CIDRs that this lane does not reach, though it reaches others of the peer's.
+    pub refused: BTreeMap<IpNet, Refusal>,
+}
+
+impl PeerLane {
+    /// Whether the peer is reached as both policies ask.
+    pub fn is_as_wanted(&self) -> bool {
+        self.used.is_ok() && self.used == self.wanted && self.refused.is_empty()
+    }
+}
+
+/// The outcome of planning for one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// What the kernel should hold.
+    pub state: KernelState,
+    /// Why, for each item of `state`.
+    pub reasons: BTreeMap<Item, Reason>,
+    /// How each peer is reached.
+    pub peers: BTreeMap<String, PeerLane>,
+    /// The lanes on which this node receives now.
+    pub receives_on: BTreeSet<Lane>,
+    /// What else is worth saying.
+    pub notes: BTreeSet<Note>,
+}
+
+impl Desired {
+    /// The lanes that packets take now, over all peers.
+    pub fn sends_on(&self) -> BTreeSet<Lane> {
+        self.peers
+            .values()
+            .filter_map(|peer| peer.used.clone().ok())
+            .collect()
+    }
+
+    fn declare<T>(&mut self, item: Item, reason: Reason, put: impl FnOnce(&mut KernelState) -> T) {
+        put(&mut self.state);
+        self.reasons.insert(item, reason);
+    }
+}
+
+/// The first address of a pod CIDR: the node's router address for its pods and, as the source of what the node itself sends,
+/// for its peers. For a CIDR of one address, that one.
+pub fn router_address(pod_cidr: &IpNet) -> IpAddr {
+    pod_cidr
+        .hosts()
+        .next()
+        .map_or(pod_cidr.network(), |first| match pod_cidr {
+            // ipnet counts an IPv6 network's own address among its hosts; that one is the subnet-router anycast address
+            // (RFC 4291, section 2.6.1).
+            IpNet::V6(network) if network.prefix_len() < 127 && first == IpAddr::V6(network.network()) => {
+                IpAddr::V6((u128::from(network.network()) + 1).into())
+            }
+            _ => first,
+        })
+}
+
+/// The router address of the first of these pod CIDRs that has the family.
+fn router_address_of(pod_cidrs: &[IpNet], like: &IpNet) -> Option<IpAddr> {
+    pod_cidrs
+        .iter()
+        .find(|own| own.addr().is_ipv6() == like.addr().is_ipv6())
+        .map(router_address)
+}
+
+/// The tunnel devices that a node must have open, so that the shell can open them (and learn whether the kernel can) before the
+/// rest is planned.
+pub fn devices(assignment: &Assignment, observed: &Observed) -> BTreeMap<String, Device> {
+    let links = local_links(&assignment.addresses, &observed.underlay);
+    let Some(address) = assignment.addresses.first() else {
+        return BTreeMap::new();
+    };
+    let Some(mtu) = device_mtu(assignment, &links) else {
+        return BTreeMap::new();
+    };
+    let mac = MacAddress::of_node(address);
+    assignment
+        .receive_on
+        .iter()
+        .filter_map(|lane| lane.tunnel())
+        .map(|tunnel| (tunnel.device(), Device::declared(&tunnel, mac, mtu)))
+        .filter(|(name, _)| !observed.foreign_devices.contains_key(name))
+        .collect()
+}
+
+/// The MTU of this node's tunnel devices: what its widest underlay leaves, no more than its policy says.
+fn device_mtu(assignment: &Assignment, links: &[LocalLink]) -> Option<u32> {
+    let underlay = links
+        .iter()
+        .map(|link| link.mtu.saturating_sub(tunnel_overhead(&link.address)))
+        .max()?;
+    Some(if assignment.mtu == 0 {
+        underlay
+    } else {
+        underlay.min(assignment.mtu)
+    })
+}
+
+/// Kernel parameters that [`desired`] wants to know, given the devices that carry the node's addresses and ours.
+pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let fixed = [
+        "net/ipv4/ip_forward",
+        "net/ipv6/conf/all/forwarding",
+        "net/ipv4/conf/all/rp_filter",
+    ];
+    fixed
+        .into_iter()
+        .map(str::to_owned)
+        .chain(devices.into_iter().map(rp_filter))
+        .collect()
+}
+
+fn rp_filter(device: &str) -> String {
+    format!("net/ipv4/conf/{device}/rp_filter")
+}
+
+/// Plans one node's kernel.
+///
+/// `unavailable` names the devices that could not be opened, with the reason. `observed` serves for what only the kernel
+/// knows: which lane a peer is on now, which devices are open, and the way to a peer's address.
+pub fn desired(
+    assignment: &Assignment,
+    peers: &BTreeMap<String, Peer>,
+    observed: &Observed,
+    unavailable: &BTreeMap<String, String>,
+) -> Desired {
+    let mut plan = Desired::default();
+    let links = local_links(&assignment.addresses, &observed.underlay);
+    for address in assignment
+        .addresses
+        .iter()
+        .filter(|address| links.iter().all(|link| link.address != **address))
+    {
+        plan.notes.insert(Note::AddressNotFound(*address));
+    }
+    plan.receives_on = receives_on(assignment, observed);
+
+    let router = Router::new(
+        assignment,
+        &links,
+        peers,
+        observed,
+        unavailable,
+        &plan.receives_on,
+    );
+    let routed = router.plan();
+    let in_use: BTreeSet<Lane> = routed
+        .values()
+        .filter_map(|peer| peer.lane.used.clone().ok())
+        .collect();
+
+    let governed = assignment.policy.is_some();
+    if governed || peers.values().any(|peer| peer.policy.is_some()) {
+        cover::declare(&mut plan, assignment, peers, observed);
+    }
+    declare_devices(&mut plan, assignment, &links, observed, unavailable, &in_use);
+    if governed {
+        declare_sysctls(&mut plan, assignment, &links, observed);
+    }
+    for (name, peer) in routed {
+        for (neighbour, mac) in peer.neighbours {
+            let reason = Reason::Lane { peer: name.clone() };
+            plan.declare(Item::Neighbour(neighbour.clone()), reason, |state| {
+                state.neighbours.insert(neighbour, mac)
+            });
+        }
+        for (key, route) in peer.routes {
+            let refusal = peer
+                .lane
+                .used
+                .as_ref()
+                .err()
+                .or_else(|| peer.lane.refused.get(&key.destination));
+            let reason = match refusal {
+                None => Reason::Lane { peer: name.clone() },
+                Some(refusal) => Reason::Refused {
+                    peer: name.clone(),
+                    reason: refusal.reason(),
+                },
+            };
+            plan.declare(Item::Route(key), reason, |state| state.routes.insert(key, route));
+        }
+        plan.notes.extend(peer.notes);
+        plan.peers.insert(name, peer.lane);
+    }
+    plan
+}
+
+/// Whether the tunnel's device is there, ours, as declared and up.
+fn is_open(tunnel: &Tunnel, observed: &Observed) -> bool {
+    observed.ours.devices.get(&tunnel.device()).is_some_and(|device| {
+        device.up
+            && device.collect_metadata
+            && device.protocol == tunnel.protocol
+            && device.port == tunnel.port
+    })
+}
+
+fn receives_on(assignment: &Assignment, observed: &Observed) -> BTreeSet<Lane> {
+    let open = |lane: &&Lane| lane.tunnel().is_none_or(|tunnel| is_open(&tunnel, observed));
+    assignment.receive_on.iter().filter(open).copied().collect()
+}
+
+fn declare_devices(
+    plan: &mut Desired,
+    assignment: &Assignment,
+    links: &[LocalLink],
+    observed: &Observed,
+    unavailable: &BTreeMap<String, String>,
+    in_use: &BTreeSet<Lane>,
+) {
+    let (Some(address), Some(mtu)) = (assignment.addresses.first(), device_mtu(assignment, links)) else {
+        // Without an underlay nothing can be said of the devices: those that are there stay.
+        for (name, device) in &observed.ours.devices {
+            plan.declare(Item::Device(name.clone()), Reason::InUse, |state| {
+                state.devices.insert(name.clone(), device.clone())
+            });
+        }
+        plan.state.addresses.clone_from(&observed.ours.addresses);
+        return;
+    };
+    if assignment.mtu > mtu {
+        plan.notes.insert(Note::MtuBeyondUnderlay {
+            policy: assignment.mtu,
+            used: mtu,
+        });
+    }
+    let mac = MacAddress::of_node(address);
+    let told = assignment.receive_on.iter().map(|lane| (lane, Reason::Receives));
+    for (lane, reason) in in_use.iter().map(|lane| (lane, Reason::InUse)).chain(told) {
+        let Some(tunnel) = lane.tunnel() else { continue };
+        let name = tunnel.device();
+        if let Some(what) = observed.foreign_devices.get(&name) {
+            plan.notes.insert(Note::ForeignDevice {
+                name,
+                what: what.clone(),
+            });
+            continue;
+        }
+        if let Some(why) = unavailable.get(&name) {
+            plan.notes.insert(Note::NoDevice {
+                name: name.clone(),
+                why: why.clone(),
+            });
+            // One that is there and misbehaves is kept as it is: repairing it was just tried.
+            let Some(is) = observed.ours.devices.get(&name) else {
+                continue;
+            };
+            plan.declare(Item::Device(name.clone()), reason, |state| {
+                state.devices.insert(name, is.clone())
+            });
+            continue;
+        }
+        plan.declare(Item::Device(name.clone()), reason, |state| {
+            state
+                .devices
+                .insert(name.clone(), Device::declared(&tunnel, mac, mtu))
+        });
+        plan.declare(Item::Sysctl(rp_filter(&name)), Reason::ReversePath, |state| {
+            state.sysctls.insert(rp_filter(&name), "2".to_owned())
+        });
+        let mut families = BTreeSet::new();
+        for cidr in assignment
+            .pod_cidrs
+            .iter()
+            .filter(|cidr| families.insert(cidr.addr().is_ipv6()))
+        {
+            let address = OnDevice {
+                device: name.clone(),
+                address: router_address(cidr),
+            };
+            plan.declare(Item::Address(address.clone()), Reason::RouterAddress, |state| {
+                state.addresses.insert(address)
+            });
+        }
+    }
+}
+
+/// Forwarding on; and reverse path filtering on no device stricter than loose (RFC 3704, section 2.4): while lanes change, a
+/// peer's packets come in over one lane and go out over another.
+fn declare_sysctls(plan: &mut Desired, assignment: &Assignment, links: &[LocalLink], observed: &Observed) {
+    for (path, needed) in [
+        (
+            "net/ipv4/ip_forward",
+            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
+        ),
+        (
+            "net/ipv6/conf/all/forwarding",
+            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
+        ),
+    ] {
+        if needed {
+            plan.declare(Item::Sysctl(path.to_owned()), Reason::Forwarding, |state| {
+                state.sysctls.insert(path.to_owned(), "1".to_owned())
+            });
+        }
+    }
+    let value = |path: &str| observed.ours.sysctls.get(path).map(String::as_str);
+    let strict_everywhere = value("net/ipv4/conf/all/rp_filter") == Some("1");
+    for link in links.iter().filter(|link| link.address.is_ipv4()) {
+        let path = rp_filter(&link.device);
+        // The kernel takes the greater of `all` and the device's own (Documentation/networking/ip-sysctl.rst).
+        let loosen = match value(&path) {
+            Some("1" | "2") => true,
+            Some("0") => strict_everywhere,
+            _ => false,
+        };
+        if loosen {
+            plan.declare(Item::Sysctl(path.clone()), Reason::ReversePath, |state| {
+                state.sysctls.insert(path, "2".to_owned())
+            });
+        }
+    }
+}

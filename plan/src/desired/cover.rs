@@ -1,0 +1,60 @@
+//! What lies under the lanes: `unreachable` routes over every pod address of the cluster, at the worst metric, so that a
+//! packet which no lane takes (a peer yet unknown, a pod of this node that is gone, a device deleted a moment ago) is
+//! refused and never follows the default route.
+
+use super::{Assignment, Desired, Note, Peer, Reason};
+use crate::kernel::{COVER_METRIC, Item, Observed, Route, RouteKey};
+use ipnet::IpNet;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// Declares the covers: the fewest networks that hold the cluster's, the peers' and the node's own pod CIDRs, and nothing else.
+pub(super) fn declare(
+    plan: &mut Desired,
+    assignment: &Assignment,
+    peers: &BTreeMap<String, Peer>,
+    observed: &Observed,
+) {
+    let mut networks: Vec<IpNet> = Vec::new();
+    for cidr in &assignment.cluster_pod_cidrs {
+        match node_address_within(cidr, assignment, peers, observed) {
+            Some(address) => {
+                plan.notes.insert(Note::CoverSkipped { cidr: *cidr, address });
+            }
+            None => networks.push(*cidr),
+        }
+    }
+    networks.extend(&assignment.pod_cidrs);
+    networks.extend(peers.values().flat_map(|peer| &peer.pod_cidrs));
+    for destination in IpNet::aggregate(&networks) {
+        let key = RouteKey {
+            destination,
+            metric: COVER_METRIC,
+        };
+        plan.declare(Item::Route(key), Reason::Cover, |state| {
+            state.routes.insert(key, Route::UNREACHABLE)
+        });
+    }
+}
+
+/// A node's address that this network would make unreachable. Addresses on this node's own pod side do not count: they are
+/// out of its pod CIDRs.
+fn node_address_within(
+    cidr: &IpNet,
+    assignment: &Assignment,
+    peers: &BTreeMap<String, Peer>,
+    observed: &Observed,
+) -> Option<IpAddr> {
+    let own = assignment.addresses.iter().copied();
+    let of_peers = peers
+        .values()
+        .flat_map(|peer| peer.addresses.iter().map(|address| address.address));
+    let of_devices = observed
+        .underlay
+        .iter()
+        .map(|on| on.address.addr())
+        .filter(|address| !assignment.pod_cidrs.iter().any(|own| own.contains(address)));
+    own.chain(of_peers)
+        .chain(of_devices)
+        .find(|address| cidr.contains(address))
+}

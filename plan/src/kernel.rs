@@ -1,0 +1,421 @@
+//! The part of a node's kernel that Podlane keeps: as declared by [`crate::desired`], or as a dump found it.
+
+use crate::lane::{Tunnel, TunnelProtocol};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Podlane's route protocol number (`rtm_protocol`), on every route that is ours and on no other. Unused in the kernel's
+/// `include/uapi/linux/rtnetlink.h` and in iproute2's `etc/iproute2/rt_protos`.
+pub const ROUTE_PROTOCOL: u8 = 172;
+
+/// The device group (`IFLA_GROUP`) of every device that is ours. Set in the same message that creates the device, so that
+/// an agent which dies in between leaves no device of doubtful ownership.
+pub const DEVICE_GROUP: u32 = 172;
+
+/// How every device of ours begins.
+pub const DEVICE_PREFIX: &str = "podlane_";
+
+/// The metric of the `unreachable` routes under the lanes: worse than anything that a network plugin or a human uses,
+/// so that they act only where no other route does.
+pub const COVER_METRIC: u32 = 1_000_000;
+
+/// The metric of a lane's route. IPv6 has no metric 0: the kernel turns it into 1024 (`IP6_RT_PRIO_USER`).
+pub const fn lane_metric(destination: &IpNet) -> u32 {
+    match destination {
+        IpNet::V4(_) => 0,
+        IpNet::V6(_) => 1024,
+    }
+}
+
+/// The TTL of outer headers.
+pub const OUTER_TTL: u8 = 64;
+
+/// A link-layer address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct MacAddress(pub [u8; 6]);
+
+impl MacAddress {
+    /// The link-layer address of the tunnel devices of the node with this address: locally administered, unicast, and
+    /// different for every IPv4 address. (VXLAN drops a frame that has the device's own address as its source, so one
+    /// address for all nodes would not do: `vxlan_set_mac` in drivers/net/vxlan/vxlan_core.c.) IPv6 addresses are hashed
+    /// to 40 bits (FNV-1a).
+    pub fn of_node(address: &IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => {
+                let [a, b, c, d] = address.octets();
+                Self([0x02, 0x50, a, b, c, d])
+            }
+            IpAddr::V6(address) => {
+                let hash = address
+                    .octets()
+                    .iter()
+                    .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+                        (hash ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3)
+                    });
+                let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+                Self([0x06, a ^ f, b ^ g, c ^ h, d, e])
+            }
+        }
+    }
+}
+
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl From<MacAddress> for String {
+    fn from(mac: MacAddress) -> Self {
+        mac.to_string()
+    }
+}
+
+impl TryFrom<String> for MacAddress {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let mut octets = [0; 6];
+        let mut parts = text.split(':');
+        for octet in &mut octets {
+            *octet = parts
+                .next()
+                .and_then(|part| u8::from_str_radix(part, 16).ok())
+                .ok_or_else(|| format!("{text:?} is no link-layer address"))?;
+        }
+        parts
+            .next()
+            .is_none()
+            .then_some(Self(octets))
+            .ok_or_else(|| format!("{text:?} is no link-layer address"))
+    }
+}
+
+/// A tunnel device. Ours are flow-based (`external`, collect-metadata): the route that leads to one says the peer and
+/// the VNI, and there is no forwarding database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// The driver.
+    pub protocol: TunnelProtocol,
+    /// The UDP port on which it listens and to which it sends.
+    pub port: u16,
+    /// Its link-layer address, [`MacAddress::of_node`].
+    pub mac: MacAddress,
+    /// The largest packet it takes, in bytes without the Ethernet header.
+    pub mtu: u32,
+    /// Flow-based, without learning: false only where a hand changed it.
+    pub collect_metadata: bool,
+    /// Whether it resolves neighbours by ARP; ours must not.
+    pub arp: bool,
+    /// Administratively up. A device that is up has its UDP socket open.
+    pub up: bool,
+}
+
+impl Device {
+    /// The device as Podlane declares it.
+    pub const fn declared(tunnel: &Tunnel, mac: MacAddress, mtu: u32) -> Self {
+        Self {
+            protocol: tunnel.protocol,
+            port: tunnel.port,
+            mac,
+            mtu,
+            collect_metadata: true,
+            arp: false,
+            up: true,
+        }
+    }
+
+    /// Whether `self` can become `wanted` without being made anew.
+    pub fn can_become(&self, wanted: &Self) -> bool {
+        self.protocol == wanted.protocol
+            && self.port == wanted.port
+            && self.collect_metadata == wanted.collect_metadata
+    }
+}
+
+/// What tells one route from another in a table: the kernel keeps at most one of ours for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RouteKey {
+    /// The destination, host bits zero.
+    pub destination: IpNet,
+    /// The metric (`RTA_PRIORITY`).
+    pub metric: u32,
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        if self.metric != lane_metric(&self.destination) {
+            write!(f, " metric {}", self.metric)?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RouteTarget {
+    /// As it is to a neighbour on the link: `via GATEWAY dev DEVICE`.
+    Via {
+        /// The next hop.
+        gateway: IpAddr,
+        /// The underlay device.
+        device: String,
+    },
+    /// Wrapped: `encap ip id VNI src SOURCE dst DESTINATION ttl 64 via GATEWAY dev DEVICE onlink`.
+    Encapsulated {
+        /// The VNI.
+        vni: u32,
+        /// The outer source: this node's own address.
+        source: IpAddr,
+        /// The outer destination: the peer's address.
+        destination: IpAddr,
+        /// The inner next hop: the peer's router address, resolved by a permanent neighbour.
+        gateway: IpAddr,
+        /// The tunnel device.
+        device: String,
+    },
+    /// Refused with ICMP (code: host unreachable on IPv4, no route on IPv6).
+    Unreachable,
+}
+
+/// A route of ours in the main table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it leads.
+    pub target: RouteTarget,
+    /// The source address of the node's own packets; none: the kernel's choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preferred_source: Option<IpAddr>,
+    /// The largest packet that the lane carries, in bytes; none: the device's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+impl Route {
+    /// A route that refuses.
+    pub const UNREACHABLE: Self = Self {
+        target: RouteTarget::Unreachable,
+        preferred_source: None,
+        mtu: None,
+    };
+
+    /// The device it leaves by.
+    pub fn device(&self) -> Option<&str> {
+        match &self.target {
+            RouteTarget::Via { device, .. } | RouteTarget::Encapsulated { device, .. } => Some(device),
+            RouteTarget::Unreachable => None,
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.target {
+            RouteTarget::Via { gateway, device } => write!(f, "via {gateway} dev {device}")?,
+            RouteTarget::Encapsulated {
+                vni,
+                source,
+                destination,
+                gateway,
+                device,
+            } => write!(
+                f,
+                "encap id {vni} src {source} dst {destination} via {gateway} dev {device} onlink"
+            )?,
+            RouteTarget::Unreachable => f.write_str("unreachable")?,
+        }
+        if let Some(source) = self.preferred_source {
+            write!(f, " src {source}")?;
+        }
+        if let Some(mtu) = self.mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        Ok(())
+    }
+}
+
+/// An address or a neighbour on a device.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OnDevice {
+    /// The device.
+    pub device: String,
+    /// The address.
+    pub address: IpAddr,
+}
+
+impl fmt::Display for OnDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} dev {}", self.address, self.device)
+    }
+}
+
+/// All of Podlane's own in a kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelState {
+    /// Tunnel devices by name: [`DEVICE_PREFIX`] and [`DEVICE_GROUP`] mark them.
+    #[serde(default)]
+    pub devices: BTreeMap<String, Device>,
+    /// Addresses on these devices, as /32 or /128 (link-local ones are the kernel's own and not listed).
+    #[serde(default)]
+    pub addresses: BTreeSet<OnDevice>,
+    /// Permanent neighbours on these devices.
+    #[serde(default, with = "pairs")]
+    pub neighbours: BTreeMap<OnDevice, MacAddress>,
+    /// Routes in the main table with [`ROUTE_PROTOCOL`].
+    #[serde(default, with = "pairs")]
+    pub routes: BTreeMap<RouteKey, Route>,
+    /// Kernel parameters by their path below /proc/sys, e.g. `net/ipv4/ip_forward`.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+}
+
+/// One item of a [`KernelState`], by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Item {
+    /// A tunnel device.
+    Device(String),
+    /// An address on one.
+    Address(OnDevice),
+    /// A neighbour on one.
+    Neighbour(OnDevice),
+    /// A route.
+    Route(RouteKey),
+    /// A kernel parameter.
+    Sysctl(String),
+}
+
+impl fmt::Display for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(name) => write!(f, "device {name}"),
+            Self::Address(address) => write!(f, "address {address}"),
+            Self::Neighbour(neighbour) => write!(f, "neighbour {neighbour}"),
+            Self::Route(key) => write!(f, "route {key}"),
+            Self::Sysctl(path) => write!(f, "kernel parameter {path}"),
+        }
+    }
+}
+
+/// What a dump found: ours, and the parts of everybody else's that a decision needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Observed {
+    /// What bears our marks. `sysctls` holds every parameter that the shell read (see [`crate::desired::sysctls_to_read`]).
+    #[serde(default)]
+    pub ours: KernelState,
+    /// The addresses of the other devices (global scope, device up), sorted.
+    #[serde(default)]
+    pub underlay: Vec<UnderlayAddress>,
+    /// The main table's routes that are not ours.
+    #[serde(default)]
+    pub foreign_routes: Vec<ForeignRoute>,
+    /// Devices that bear the name of one of ours without our group: name, and what they are.
+    #[serde(default)]
+    pub foreign_devices: BTreeMap<String, String>,
+}
+
+/// An address of a device that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct UnderlayAddress {
+    /// The device.
+    pub device: String,
+    /// The address with its on-link prefix length, e.g. 192.168.10.100/24.
+    pub address: IpNet,
+    /// The device's MTU in bytes.
+    pub mtu: u32,
+}
+
+/// A route of the main table that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignRoute {
+    /// The destination.
+    pub destination: IpNet,
+    /// The metric.
+    #[serde(default)]
+    pub metric: u32,
+    /// The protocol number (`rtm_protocol`): 2 kernel, 3 boot, 4 static, 186 bgp …
+    pub protocol: u8,
+    /// Its next hops; none for unreachable, blackhole and prohibit.
+    #[serde(default)]
+    pub next_hops: Vec<NextHop>,
+}
+
+/// A next hop of a [`ForeignRoute`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NextHop {
+    /// The gateway; none: the destination is on the link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+    /// The device.
+    pub device: String,
+}
+
+/// Maps whose keys are structures, as lists of pairs: YAML and JSON keys are texts.
+mod pairs {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::collections::BTreeMap;
+
+    #[derive(Serialize, Deserialize)]
+    struct Pair<K, V> {
+        #[serde(flatten)]
+        key: K,
+        is: V,
+    }
+
+    pub(super) fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map.iter().map(|(key, is)| Pair { key, is }))
+    }
+
+    pub(super) fn deserialize<'de, K, V, D>(from: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<Pair<K, V>>::deserialize(from)?
+            .into_iter()
+            .map(|Pair { key, is }| (key, is))
+            .collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nodes_link_layer_address_is_its_own_locally_administered_and_unicast() {
+        let four = MacAddress::of_node(&"192.168.20.100".parse().expect("address"));
+        assert_eq!(four.to_string(), "02:50:c0:a8:14:64");
+        let six = MacAddress::of_node(&"fd00::1".parse().expect("address"));
+        let next = MacAddress::of_node(&"fd00::2".parse().expect("address"));
+        assert_ne!(six, next);
+        for mac in [four, six, next] {
+            assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
+        }
+    }
+
+    #[test]
+    fn a_link_layer_address_survives_being_written_and_read() {
+        let mac = MacAddress([2, 0x50, 0, 1, 0xfe, 0xff]);
+        assert_eq!(MacAddress::try_from(String::from(mac)), Ok(mac));
+        assert!(MacAddress::try_from("02:50".to_owned()).is_err());
+    }
+}

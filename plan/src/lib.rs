@@ -1,0 +1,23 @@
+//! What a node's kernel should look like, and why.
+//!
+//! Everything here is a function of its arguments: no IO, no clock, no randomness, no Kubernetes client, no netlink.
+//! The order of inputs never matters, and the order of outputs is deterministic.
+//!
+//! The way through it, from what a user writes to what a kernel is told:
+//! 1. [`policy`]: which [`policy::Policy`] governs a node;
+//! 2. [`cluster`]: which nodes and pod CIDRs can be routed at all;
+//! 3. [`pair`]: the lane between two nodes, the same seen from both ends;
+//! 4. [`protocol`]: how a lane is opened, moved to and closed without losing a packet;
+//! 5. [`desired`]: the kernel state that follows for one node, with a reason for each item;
+//! 6. [`diff`]: the ordered operations from what the kernel holds to that.
+
+pub mod cluster;
+pub mod desired;
+pub mod diff;
+pub mod fib;
+pub mod kernel;
+pub mod lane;
+pub mod pair;
+pub mod policy;
+pub mod protocol;
+pub mod slices;
