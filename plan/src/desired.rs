@@ -88,8 +88,8 @@ impl PeerLane {
 pub struct Desired {
     /// What the kernel should hold.
     pub state: KernelState,
-    /// Why, for each item of `state`.
-    pub reasons: BTreeMap<Item, Reason>,
+    /// Why, for the items that no single peer asks for; [`Desired::reason`] tells it for every item.
+    reasons: BTreeMap<Item, Reason>,
     /// How each peer is reached.
     pub peers: BTreeMap<String, PeerLane>,
     /// The lanes on which this node receives now.
@@ -105,6 +105,40 @@ impl Desired {
             .values()
             .filter_map(|peer| peer.used.clone().ok())
             .collect()
+    }
+
+    /// Why an item is declared; none where it is not. `told` is what the plan was made from: with thousands of peers it is
+    /// cheaper to look their reasons up when they are asked for.
+    pub fn reason(&self, item: &Item, told: &BTreeMap<String, Peer>) -> Option<Reason> {
+        if let Some(reason) = self.reasons.get(item) {
+            return Some(reason.clone());
+        }
+        let holds = |peer: &Peer| match item {
+            Item::Route(key) => peer.pod_cidrs.contains(&key.destination),
+            Item::Neighbour(on) => peer
+                .pod_cidrs
+                .iter()
+                .any(|cidr| router_address_of(&peer.pod_cidrs, cidr) == Some(on.address)),
+            _ => false,
+        };
+        let declared = match item {
+            Item::Route(key) => self.state.routes.contains_key(key),
+            Item::Neighbour(on) => self.state.neighbours.contains_key(on),
+            _ => false,
+        };
+        let (name, _) = told.iter().filter(|_| declared).find(|(_, peer)| holds(peer))?;
+        let lane = self.peers.get(name)?;
+        let of_cidr = match item {
+            Item::Route(key) => lane.refused.get(&key.destination),
+            _ => None,
+        };
+        Some(match lane.used.as_ref().err().or(of_cidr) {
+            None => Reason::Lane { peer: name.clone() },
+            Some(refusal) => Reason::Refused {
+                peer: name.clone(),
+                reason: refusal.reason(),
+            },
+        })
     }
 
     fn declare<T>(&mut self, item: Item, reason: Reason, put: impl FnOnce(&mut KernelState) -> T) {
@@ -232,28 +266,8 @@ pub fn desired(
         declare_sysctls(&mut plan, assignment, &links, observed);
     }
     for (name, peer) in routed {
-        for (neighbour, mac) in peer.neighbours {
-            let reason = Reason::Lane { peer: name.clone() };
-            plan.declare(Item::Neighbour(neighbour.clone()), reason, |state| {
-                state.neighbours.insert(neighbour, mac)
-            });
-        }
-        for (key, route) in peer.routes {
-            let refusal = peer
-                .lane
-                .used
-                .as_ref()
-                .err()
-                .or_else(|| peer.lane.refused.get(&key.destination));
-            let reason = match refusal {
-                None => Reason::Lane { peer: name.clone() },
-                Some(refusal) => Reason::Refused {
-                    peer: name.clone(),
-                    reason: refusal.reason(),
-                },
-            };
-            plan.declare(Item::Route(key), reason, |state| state.routes.insert(key, route));
-        }
+        plan.state.neighbours.extend(peer.neighbours);
+        plan.state.routes.extend(peer.routes);
         plan.notes.extend(peer.notes);
         plan.peers.insert(name, peer.lane);
     }

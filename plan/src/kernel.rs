@@ -250,10 +250,10 @@ impl fmt::Display for Route {
 /// An address or a neighbour on a device.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct OnDevice {
+    /// The address. It comes first because it tells most of them apart at the first look.
+    pub address: IpAddr,
     /// The device.
     pub device: String,
-    /// The address.
-    pub address: IpAddr,
 }
 
 impl fmt::Display for OnDevice {
@@ -280,6 +280,23 @@ pub struct KernelState {
     /// Kernel parameters by their path below /proc/sys, e.g. `net/ipv4/ip_forward`.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
+}
+
+impl KernelState {
+    /// Everything in it, by name.
+    pub fn items(&self) -> BTreeSet<Item> {
+        let devices = self.devices.keys().cloned().map(Item::Device);
+        let addresses = self.addresses.iter().cloned().map(Item::Address);
+        let neighbours = self.neighbours.keys().cloned().map(Item::Neighbour);
+        let routes = self.routes.keys().copied().map(Item::Route);
+        let sysctls = self.sysctls.keys().cloned().map(Item::Sysctl);
+        devices
+            .chain(addresses)
+            .chain(neighbours)
+            .chain(routes)
+            .chain(sysctls)
+            .collect()
+    }
 }
 
 /// One item of a [`KernelState`], by name.

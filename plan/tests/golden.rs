@@ -4,7 +4,7 @@
 
 use podlane_plan::desired::{self, Assignment, Peer};
 use podlane_plan::diff::diff;
-use podlane_plan::kernel::Observed;
+use podlane_plan::kernel::{Item, Observed};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -59,20 +59,23 @@ fn render(case: &Case, node: &Node) -> String {
         line(&mut text, format_args!("  {}: {note}", note.reason()));
     }
     line(&mut text, format_args!("state:"));
-    for (item, reason) in &plan.reasons {
-        let value = match item {
-            podlane_plan::kernel::Item::Route(key) => format!(" {}", plan.state.routes[key]),
-            podlane_plan::kernel::Item::Neighbour(key) => format!(" lladdr {}", plan.state.neighbours[key]),
-            podlane_plan::kernel::Item::Sysctl(path) => format!(" = {}", plan.state.sysctls[path]),
-            podlane_plan::kernel::Item::Device(name) => {
+    for item in plan.state.items() {
+        let value = match &item {
+            Item::Route(key) => format!(" {}", plan.state.routes[key]),
+            Item::Neighbour(key) => format!(" lladdr {}", plan.state.neighbours[key]),
+            Item::Sysctl(path) => format!(" = {}", plan.state.sysctls[path]),
+            Item::Device(name) => {
                 let device = &plan.state.devices[name];
                 format!(
                     " {} port {} address {} mtu {}",
                     device.protocol, device.port, device.mac, device.mtu
                 )
             }
-            podlane_plan::kernel::Item::Address(_) => String::new(),
+            Item::Address(_) => String::new(),
         };
+        let reason = plan
+            .reason(&item, &case.peers)
+            .unwrap_or_else(|| panic!("{item} has no reason"));
         line(&mut text, format_args!("  {item}{value}  # {reason}"));
     }
     line(&mut text, format_args!("operations:"));
