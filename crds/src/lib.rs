@@ -16,7 +16,7 @@ mod terms;
 pub use conditions::{ConditionType, condition, set_condition};
 pub use convert::{Invalid, policy_from_api};
 pub use decode::{Undecodable, decode};
-pub use generate::{crd_files, crd_yaml};
+pub use generate::{CannotWrite, crd_files, crd_yaml};
 pub use peer_slice::{PeerEntry, PeerSlice, PeerSliceSpec};
 pub use routing_node::{
     AppliedPolicy, LaneCounts, MAX_PEERS_IN_STATUS, PeerStatus, RoutingNode, RoutingNodeSpec,

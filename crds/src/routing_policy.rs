@@ -35,6 +35,9 @@ pub struct RoutingPolicySpec {
     /// The nodes that this policy governs, by their labels; absent or empty: all. Where several policies select a node, the
     /// one of higher priority governs it, then the older one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("!has(self.matchExpressions) || self.matchExpressions.all(e, e.operator in ['In', 'NotIn'] ? has(e.values) && size(e.values) > 0 : e.operator in ['Exists', 'DoesNotExist'] && (!has(e.values) || size(e.values) == 0))")
+        .message("an operator must be In or NotIn, with values, or Exists or DoesNotExist, without")
+        .reason(Reason::FieldValueInvalid))]
     pub node_selector: Option<LabelSelector>,
 
     /// Decides between policies that select the same node: the higher goes first.

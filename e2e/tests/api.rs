@@ -1,0 +1,177 @@
+//! What the API server refuses and explains, before any of Podlane's programs sees it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podlane_e2e::lab::{Extent, Options};
+use podlane_e2e::scenario::{Context, Scenario, run};
+use serde_json::{Value, json};
+
+fn main() -> ExitCode {
+    let options = Options {
+        extent: Extent::Types,
+        ..Options::named("api")
+    };
+    run(
+        options,
+        [
+            Scenario::new(
+                "a value that makes no sense is refused with its field's name",
+                refused,
+            ),
+            Scenario::new("values at their bounds are taken, and defaults filled in", taken),
+            Scenario::new("kubectl explain tells what the fields mean", explained),
+            Scenario::new(
+                "an agent's identity writes its status and nothing else",
+                agents_rights,
+            ),
+        ],
+    )
+}
+
+fn policy(spec: &Value) -> Value {
+    json!({"apiVersion": "podlane.io/v1alpha1", "kind": "RoutingPolicy", "metadata": {"name": "probe"}, "spec": spec})
+}
+
+fn refused(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    let tunnel = |tunnel: Value| json!({"routingMode": "tunnel", "tunnel": tunnel});
+    for (spec, field) in [
+        (json!({}), "spec.routingMode: Required"),
+        (json!({"routingMode": "bridge"}), "spec.routingMode"),
+        (
+            json!({"routingMode": "native", "offLinkPeers": "leak"}),
+            "spec.offLinkPeers",
+        ),
+        (json!({"routingMode": "native", "routes": []}), "spec.routes"),
+        (tunnel(json!({"protocol": "gre"})), "spec.tunnel.protocol"),
+        (tunnel(json!({"port": 0})), "spec.tunnel.port"),
+        (tunnel(json!({"port": 65536})), "spec.tunnel.port"),
+        (tunnel(json!({"port": "8472"})), "spec.tunnel.port"),
+        (tunnel(json!({"vni": -1})), "spec.tunnel.vni"),
+        (tunnel(json!({"vni": 16_777_216})), "spec.tunnel.vni"),
+        (json!({"routingMode": "native", "mtu": 575}), "spec.mtu"),
+        (json!({"routingMode": "native", "mtu": 65536}), "spec.mtu"),
+        (
+            json!({"routingMode": "native", "mtu": 1279, "nativeRoutingCIDRs": ["fd00:20::/48"]}),
+            "spec.mtu",
+        ),
+        (
+            json!({"routingMode": "native", "nativeRoutingCIDRs": ["172.20.0.0"]}),
+            "spec.nativeRoutingCIDRs",
+        ),
+        (
+            json!({"routingMode": "native", "nativeRoutingCIDRs": ["172.20.1.0/16"]}),
+            "spec.nativeRoutingCIDRs",
+        ),
+        (
+            json!({"routingMode": "native", "nativeRoutingCIDRs": ["pods"]}),
+            "spec.nativeRoutingCIDRs",
+        ),
+        (
+            json!({"routingMode": "native", "datapath": {"bypass": "Always"}}),
+            "spec.datapath.bypass",
+        ),
+        (
+            json!({"routingMode": "native",
+                "nodeSelector": {"matchExpressions": [{"key": "zone", "operator": "Near", "values": ["a"]}]}}),
+            "spec.nodeSelector",
+        ),
+    ] {
+        match kubectl.create(&policy(&spec).to_string()) {
+            Ok(_) => {
+                kubectl.run(&["delete", "routingpolicy", "probe"])?;
+                bail!("taken: {spec}");
+            }
+            Err(error) => {
+                let words = format!("{error:#}");
+                ensure!(
+                    words.contains(field),
+                    "refused, but without the name {field}: {words}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn taken(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    for spec in [
+        json!({"routingMode": "native"}),
+        json!({"routingMode": "native", "mtu": 576}),
+        json!({"routingMode": "tunnel", "mtu": 1280, "nativeRoutingCIDRs": ["172.20.0.0/16", "fd00:20::/48"]}),
+        json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve", "port": 65535, "vni": 16_777_215}}),
+        json!({"routingMode": "tunnel", "tunnel": {"port": 1, "vni": 0}}),
+        json!({"routingMode": "native", "nodeSelector": {"matchLabels": {"zone": "a"}}, "priority": -3}),
+    ] {
+        kubectl
+            .create(&policy(&spec).to_string())
+            .with_context(|| spec.to_string())?;
+        let stored = kubectl.get(&["routingpolicy", "probe"])?;
+        kubectl.run(&["delete", "routingpolicy", "probe"])?;
+        ensure!(stored["spec"]["offLinkPeers"] == "refuse", "no default: {stored}");
+        ensure!(
+            stored["spec"]["autoDirectNodeRoutes"] == true,
+            "no default: {stored}"
+        );
+    }
+    Ok(())
+}
+
+fn explained(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    for (what, words) in [
+        ("rp.spec.offLinkPeers", "behind a gateway"),
+        (
+            "routingpolicy.spec.tunnel.port",
+            "8472 for vxlan, 6081 for geneve",
+        ),
+        ("routingpolicy.spec.mtu", "in bytes"),
+        ("routingnode.status.peers.reason", "not reached as declared"),
+        ("peerslice.spec.peers.receivesOn", "lanes on which it receives"),
+    ] {
+        let text = kubectl.run(&["explain", what])?;
+        let flat = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(
+            flat.contains(words),
+            "kubectl explain {what} does not say {words:?}: {text}"
+        );
+    }
+    // Every field of what a user writes has a description.
+    let text = kubectl.run(&["explain", "routingpolicy.spec", "--recursive"])?;
+    ensure!(text.contains("autoDirectNodeRoutes"), "{text}");
+    Ok(())
+}
+
+fn agents_rights(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    for (verb, what, allowed) in [
+        ("watch", "peerslices.podlane.io", "yes"),
+        ("list", "routingnodes.podlane.io", "yes"),
+        ("patch", "routingnodes.podlane.io/status", "yes"),
+        ("patch", "routingnodes.podlane.io", "no"),
+        ("delete", "routingnodes.podlane.io", "no"),
+        ("create", "peerslices.podlane.io", "no"),
+        ("get", "secrets", "no"),
+        ("list", "nodes", "no"),
+        ("patch", "routingpolicies.podlane.io", "no"),
+    ] {
+        let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
+        let subresource = format!("--subresource={subresource}");
+        let who = ["--as", "podlane-agent:k8s-w0", "--as-group", "podlane:agents"];
+        let question = ["auth", "can-i", verb, resource, &subresource];
+        // Where the answer is no, kubectl says so on standard output, nothing on standard error, and ends with 1.
+        let answer = match kubectl.run(&[question.as_slice(), &who].concat()) {
+            Ok(text) => text.trim().to_owned(),
+            Err(error) => {
+                let words = format!("{error:#}");
+                let complaint = words.lines().find(|line| line.contains("rror"));
+                ensure!(complaint.is_none(), "{words}");
+                "no".to_owned()
+            }
+        };
+        ensure!(answer == allowed, "can an agent {verb} {what}? {answer}");
+    }
+    Ok(())
+}
