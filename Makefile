@@ -1,0 +1,47 @@
+# What a person types here. `make demo` needs root, and Rust and Go on the machine; it installs and builds what else it
+# needs, once.
+
+.PHONY: help deps build crds control-plane demo lab lab-down test bench
+
+# PODLANE_BIN_DIR would make the lab take other programs than those that are built here.
+lab := env -u PODLANE_BIN_DIR ./target/debug/podlane-lab
+
+help:
+	@echo 'make demo      tell the story in a lab of its own: about a minute (the first time 15 minutes, to build)'
+	@echo 'make lab       bring the lab up and leave it up'
+	@echo 'make lab-down  take it down'
+	@echo 'make test      everything, from format to end-to-end scenarios'
+	@echo 'make bench     the figures'
+	@echo 'make build     the programs'
+	@echo 'make crds      write crds/yaml out of the types'
+	@echo 'make deps      install what is missing of the tools (apt-get)'
+
+deps:
+	@./.ci/install-dependencies
+
+control-plane: deps
+	@./e2e/control-plane/build >/dev/null
+
+build:
+	@echo 'building Podlane (about 2 minutes the first time, seconds later)'
+	@cargo build --locked -p podlane-operator -p podlane-agent -p podlane-e2e
+
+crds:
+	@cargo run -q -p podlane-crds --bin generate-crds
+
+demo: deps control-plane build
+	@$(lab) demo
+
+lab: deps control-plane build
+	@$(lab) up
+
+# Only builds where nothing was built: a lab can be taken down in the middle of a change.
+lab-down:
+	@test -x target/debug/podlane-lab || cargo build --locked -p podlane-e2e
+	@$(lab) down
+
+test:
+	@./.ci/test
+
+bench:
+	@./.ci/bench

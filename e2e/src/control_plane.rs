@@ -1,0 +1,343 @@
+//! A real etcd and Kubernetes API server in one node's network namespace, and identities for those who speak to it.
+
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::certificates::Authority;
+use crate::kubectl::Kubectl;
+use crate::ledger::{self, HostLink, Ledger};
+use crate::netns::Namespace;
+use crate::process::{Process, Program};
+use crate::programs::{self, ControlPlanePrograms};
+use crate::topology::{Node, Topology};
+use crate::wait::wait_until;
+
+/// The namespace that Podlane's own namespaced objects are in.
+pub const SYSTEM_NAMESPACE: &str = "podlane-system";
+
+const API_PORT: u16 = 6443;
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Who speaks to the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The cluster's administrator.
+    Admin,
+    /// Podlane's operator.
+    Operator,
+    /// Podlane's agent on the node of this name.
+    Agent(String),
+}
+
+impl Identity {
+    /// The file, user and group that stand for it.
+    fn names(&self) -> (String, String, &'static str) {
+        match self {
+            Self::Admin => ("admin".into(), "kubernetes-admin".into(), "system:masters"),
+            Self::Operator => ("operator".into(), "podlane-operator".into(), "podlane"),
+            Self::Agent(node) => (
+                format!("agent-{node}"),
+                format!("podlane-agent:{node}"),
+                "podlane:agents",
+            ),
+        }
+    }
+}
+
+/// etcd, the API server and what is needed to speak to it.
+#[derive(Debug)]
+pub struct ControlPlane {
+    kubectl: Kubectl,
+    authority: Authority,
+    directory: PathBuf,
+    inside: SocketAddr,
+    apiserver: Process,
+    etcd: Process,
+}
+
+impl ControlPlane {
+    /// Starts both in `node`'s namespace and waits until the API server is ready. `kubeconfig` is written for the
+    /// administrator on the machine itself.
+    pub fn start(
+        programs: &ControlPlanePrograms,
+        node: &Node,
+        namespace: &Namespace,
+        host_link: &HostLink,
+        kubeconfig: &Path,
+        ledger: &Arc<Ledger>,
+    ) -> Result<Self> {
+        let directory = ledger.state().directory;
+        let authority = Authority::create(&directory.join("pki"))?;
+        let address = node
+            .internal_ip()
+            .with_context(|| format!("{} has no address", node.name))?;
+        let (_, outside) = host_link.addresses()?;
+
+        let etcd = start_etcd(&programs.etcd, namespace, &directory, ledger)?;
+        let alternatives = [
+            "localhost",
+            "127.0.0.1",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+        ]
+        .into_iter()
+        .map(str::to_owned)
+        .chain([address.to_string(), outside.to_string(), "10.96.0.1".to_owned()])
+        .collect();
+        let serving = authority.server("kube-apiserver", alternatives)?;
+        let accounts = authority.key_pair("service-accounts")?;
+
+        let file = |path: &Path| path.display().to_string();
+        let mut program = Program::new(
+            "kube-apiserver",
+            [
+                file(&programs.kube_apiserver),
+                "--etcd-servers=http://127.0.0.1:2379".into(),
+                format!("--secure-port={API_PORT}"),
+                format!("--advertise-address={address}"),
+                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                "--authorization-mode=Node,RBAC".into(),
+                "--enable-admission-plugins=NodeRestriction".into(),
+                "--allow-privileged=true".into(),
+                format!("--cert-dir={}", file(&directory.join("pki"))),
+                format!("--tls-cert-file={}", file(&serving.certificate)),
+                format!("--tls-private-key-file={}", file(&serving.key)),
+                format!("--client-ca-file={}", file(&authority.certificate())),
+                "--service-account-issuer=https://kubernetes.default.svc".into(),
+                format!("--service-account-key-file={}", file(&accounts.certificate)),
+                format!("--service-account-signing-key-file={}", file(&accounts.key)),
+            ],
+        )
+        .within(namespace);
+        // A stopped API server otherwise keeps its port for a minute of politeness.
+        program.arguments.push("--shutdown-delay-duration=0s".into());
+        let apiserver = Process::start(program, ledger)?;
+
+        let kubectl = Kubectl::new(
+            programs.kubectl.clone(),
+            kubeconfig.to_owned(),
+            directory.join("kubectl-cache"),
+        );
+        let control_plane = Self {
+            kubectl,
+            authority,
+            directory,
+            inside: SocketAddr::new(address, API_PORT),
+            apiserver,
+            etcd,
+        };
+        control_plane.write_kubeconfig(&Identity::Admin, SocketAddr::new(outside, API_PORT), kubeconfig)?;
+        control_plane.wait_until_ready()?;
+        Ok(control_plane)
+    }
+
+    /// Waits until the API server says that it is ready.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        wait_until("the API server to be ready", READY_WITHIN, || {
+            if !self.etcd.runs() || !self.apiserver.runs() {
+                return Ok(());
+            }
+            self.kubectl
+                .run(&["get", "--raw=/readyz", "--request-timeout=2s"])
+                .map(drop)
+        })?;
+        self.etcd.ensure_runs()?;
+        self.apiserver.ensure_runs()
+    }
+
+    /// kubectl as the administrator, from the machine itself.
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// The API server's process, to freeze, stop and start again.
+    pub fn apiserver(&mut self) -> &mut Process {
+        &mut self.apiserver
+    }
+
+    /// etcd's process.
+    pub fn etcd(&mut self) -> &mut Process {
+        &mut self.etcd
+    }
+
+    /// Kills the API server: nobody answers on its port until `start_apiserver`.
+    pub fn stop_apiserver(&mut self) -> Result<()> {
+        self.apiserver.kill().map(drop)
+    }
+
+    /// Starts the API server again and waits until it is ready.
+    pub fn start_apiserver(&mut self) -> Result<()> {
+        self.apiserver.restart()?;
+        self.wait_until_ready()
+    }
+
+    /// A kubeconfig for something inside the lab, with a client certificate of its own.
+    pub fn kubeconfig_for(&self, identity: &Identity) -> Result<PathBuf> {
+        let (file, ..) = identity.names();
+        let path = self.directory.join(format!("{file}.kubeconfig"));
+        self.write_kubeconfig(identity, self.inside, &path)?;
+        Ok(path)
+    }
+
+    fn write_kubeconfig(&self, identity: &Identity, server: SocketAddr, path: &Path) -> Result<()> {
+        let (file, user, group) = identity.names();
+        let client = self.authority.client(&file, &user, group)?;
+        let text = format!(
+            "apiVersion: v1\n\
+             kind: Config\n\
+             current-context: podlane-lab\n\
+             clusters:\n\
+             - name: podlane-lab\n  \
+               cluster: {{server: \"https://{server}\", certificate-authority: \"{}\"}}\n\
+             users:\n\
+             - name: \"{user}\"\n  \
+               user: {{client-certificate: \"{}\", client-key: \"{}\"}}\n\
+             contexts:\n\
+             - name: podlane-lab\n  \
+               context: {{cluster: podlane-lab, user: \"{user}\"}}\n",
+            self.authority.certificate().display(),
+            client.certificate.display(),
+            client.key.display(),
+        );
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Makes the Node objects that kubelets would make, with the seed's addresses and pod CIDRs.
+    pub fn create_nodes(&self, topology: &Topology) -> Result<()> {
+        let items: Vec<Value> = topology.nodes.iter().map(node_object).collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        self.kubectl.create(&list.to_string()).map(drop)
+    }
+
+    /// Makes Podlane's namespace, roles and types.
+    pub fn install_podlane(&self) -> Result<()> {
+        let types = programs::repository().join("crds/yaml");
+        let has_types = fs::read_dir(&types).is_ok_and(|mut files| files.next().is_some());
+        if !has_types {
+            bail!(
+                "there are no types in {}: write them by `make crds`",
+                types.display()
+            );
+        }
+        let types = types.display().to_string();
+        let rbac = programs::sources()
+            .join("manifests/rbac.yaml")
+            .display()
+            .to_string();
+        self.kubectl
+            .run(&["apply", "--server-side", "-f", &types, "-f", &rbac])?;
+        self.kubectl.run(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=30s",
+            "-f",
+            &types,
+        ])?;
+        // The API server obeys a role a moment after it is made.
+        let granted: [&[&str]; 2] = [
+            &[
+                "watch",
+                "peerslices.podlane.io",
+                "--as=podlane-agent:any",
+                "--as-group=podlane:agents",
+            ],
+            &[
+                "update",
+                "leases.coordination.k8s.io",
+                "--as=podlane-operator",
+                "--namespace",
+                SYSTEM_NAMESPACE,
+            ],
+        ];
+        for grant in granted {
+            let question: Vec<&str> = ["auth", "can-i"].iter().chain(grant).copied().collect();
+            wait_until("Podlane's roles to be obeyed", READY_WITHIN, || {
+                self.kubectl.run(&question).map(drop)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn start_etcd(
+    program: &Path,
+    namespace: &Namespace,
+    directory: &Path,
+    ledger: &Arc<Ledger>,
+) -> Result<Process> {
+    let client = "http://127.0.0.1:2379";
+    let peer = "http://127.0.0.1:2380";
+    let etcd = Process::start(
+        Program::new(
+            "etcd",
+            [
+                program.display().to_string(),
+                format!("--data-dir={}", directory.join("etcd").display()),
+                format!("--listen-client-urls={client}"),
+                format!("--advertise-client-urls={client}"),
+                format!("--listen-peer-urls={peer}"),
+                format!("--initial-advertise-peer-urls={peer}"),
+                format!("--initial-cluster=default={peer}"),
+                // Nothing of the lab outlives it.
+                "--unsafe-no-fsync".to_owned(),
+                "--log-level=warn".to_owned(),
+            ],
+        )
+        .within(namespace),
+        ledger,
+    )?;
+    wait_until("etcd to listen", READY_WITHIN, || {
+        if !etcd.runs() {
+            return Ok(());
+        }
+        namespace.within(|| {
+            TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], 2379)), Duration::from_secs(1))
+                .map(drop)
+                .context("127.0.0.1:2379")
+        })
+    })?;
+    etcd.ensure_runs()?;
+    Ok(etcd)
+}
+
+/// The Node that this node's kubelet would make; the lab runs none, and its condition says so.
+pub fn node_object(node: &Node) -> Value {
+    let cidrs: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+    let mut addresses: Vec<Value> = node
+        .addresses
+        .iter()
+        .map(|address| json!({"type": "InternalIP", "address": address.addr().to_string()}))
+        .collect();
+    addresses.push(json!({"type": "Hostname", "address": node.name}));
+    let mut spec = json!({});
+    if let Some(first) = cidrs.first() {
+        spec = json!({"podCIDR": first, "podCIDRs": cidrs});
+    }
+    json!({
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": {"kubernetes.io/hostname": node.name, "kubernetes.io/os": "linux"}},
+        "spec": spec,
+        "status": {
+            "addresses": addresses,
+            "conditions": [{
+                "type": "Ready",
+                "status": "True",
+                "reason": "PodlaneLab",
+                "message": "a network namespace of the lab; no kubelet runs here",
+            }],
+        },
+    })
+}
+
+/// The kubeconfig of the lab's administrator on the machine itself.
+pub fn admin_kubeconfig(lab: &str) -> PathBuf {
+    ledger::directory_of(lab).join("kubeconfig")
+}

@@ -1,0 +1,99 @@
+//! kubectl, run as a user runs it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// kubectl with a kubeconfig.
+#[derive(Clone, Debug)]
+pub struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    cache: PathBuf,
+}
+
+impl Kubectl {
+    /// kubectl at `program`, speaking by `kubeconfig`; what it caches of the API goes to `cache`.
+    pub fn new(program: PathBuf, kubeconfig: PathBuf, cache: PathBuf) -> Self {
+        Self {
+            program,
+            kubeconfig,
+            cache,
+        }
+    }
+
+    /// The same kubectl with another kubeconfig.
+    #[must_use]
+    pub fn speaking_by(&self, kubeconfig: &Path) -> Self {
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The environment in which `kubectl` on a command line means this one.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let directory = self.program.parent().unwrap_or(Path::new("."));
+        let path = std::env::var("PATH").unwrap_or_default();
+        vec![
+            ("KUBECONFIG".to_owned(), self.kubeconfig.display().to_string()),
+            ("KUBECACHEDIR".to_owned(), self.cache.display().to_string()),
+            ("PATH".to_owned(), format!("{}:{path}", directory.display())),
+        ]
+    }
+
+    /// Runs it; its standard output.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with_input(arguments, "")
+    }
+
+    /// Runs it with something on its standard input; its standard output.
+    pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A kubectl that stops early says why on its standard error.
+            let _ = stdin.write_all(input.as_bytes());
+        }
+        let output = child.wait_with_output().context("cannot wait for kubectl")?;
+        if !output.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `kubectl apply` of YAML or JSON.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        self.run_with_input(&["apply", "-f", "-"], manifest)
+    }
+
+    /// `kubectl create` of YAML or JSON.
+    pub fn create(&self, manifest: &str) -> Result<String> {
+        self.run_with_input(&["create", "-f", "-"], manifest)
+    }
+
+    /// `kubectl get … -o json`.
+    pub fn get(&self, what: &[&str]) -> Result<Value> {
+        let arguments: Vec<&str> = ["get"]
+            .iter()
+            .chain(what)
+            .chain(&["-o", "json"])
+            .copied()
+            .collect();
+        serde_json::from_str(&self.run(&arguments)?).context("kubectl answered with no JSON")
+    }
+}

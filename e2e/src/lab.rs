@@ -1,0 +1,404 @@
+//! The lab as a whole: brought up in one call, taken down however it ends.
+
+mod outside;
+
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use self::outside::check_name;
+pub use self::outside::{down, down_command, down_orphans};
+use crate::control_plane::{ControlPlane, Identity, SYSTEM_NAMESPACE, admin_kubeconfig};
+use crate::interrupt;
+use crate::kubectl::Kubectl;
+use crate::ledger::{self, BaseLock, Ledger, ProcessId, State};
+use crate::netns::Namespace;
+use crate::network::{self, Naming};
+use crate::process::{Process, Program};
+use crate::programs::{self, ControlPlanePrograms};
+use crate::teardown;
+use crate::topology::{Pod, Topology};
+
+/// How much of the lab to bring up; each contains the ones before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    /// Nodes, router and pods.
+    Network,
+    /// And an API server with a Node object for each node.
+    ControlPlane,
+    /// And Podlane's types and roles.
+    Types,
+    /// And the operator and one agent a node.
+    Podlane,
+}
+
+/// What lab to bring up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name: labs of different names do not touch each other.
+    pub name: String,
+    /// Its network.
+    pub topology: Topology,
+    /// How much of it.
+    pub extent: Extent,
+    /// Whether it stays when this program ends without taking it down.
+    pub stays: bool,
+    /// Told what was done, as it is done.
+    pub progress: fn(&str),
+}
+
+impl Options {
+    /// The seed's network with two pods a node and everything in it, which does not outlive this program.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            topology: Topology::seed(2),
+            extent: Extent::Podlane,
+            stays: false,
+            progress: |_| {},
+        }
+    }
+}
+
+/// A lab that is up. Dropping it takes it down.
+#[derive(Debug)]
+pub struct Lab {
+    options: Options,
+    naming: Naming,
+    ledger: Arc<Ledger>,
+    agents: BTreeMap<String, Process>,
+    operator: Option<Process>,
+    control_plane: Option<ControlPlane>,
+    ended: bool,
+}
+
+impl Lab {
+    /// Brings a lab up. When that fails midway, what was made is taken down again.
+    pub fn up(options: Options) -> Result<Self> {
+        check_name(&options.name)?;
+        // Found before anything is made: their absence is the most likely fault.
+        let programs = match options.extent {
+            Extent::Network => None,
+            _ => Some(ControlPlanePrograms::find()?),
+        };
+        if options.extent == Extent::Podlane {
+            programs::own("podlane-operator")?;
+            programs::own("podlane-agent")?;
+        }
+        let start = Instant::now();
+        let mut lab = Self::begin(options)?;
+        network::connect(&lab.options.topology, &lab.naming)?;
+        lab.tell("network of nodes, router and pods", start);
+        if let Some(programs) = programs {
+            lab.start_control_plane(&programs)?;
+        }
+        if lab.options.extent >= Extent::Types {
+            lab.install_podlane()?;
+        }
+        if lab.options.extent == Extent::Podlane {
+            lab.start_podlane()?;
+        }
+        interrupt::check()?;
+        Ok(lab)
+    }
+
+    fn begin(options: Options) -> Result<Self> {
+        let naming = Naming::of(&options.name);
+        let owner = ProcessId::own().context("cannot read this process's start time")?;
+        let lock = BaseLock::take()?;
+        if ledger::directory_of(&options.name).exists() {
+            bail!(
+                "a lab called {} is up, or was ended in the middle: take it down first with `{}`",
+                options.name,
+                down_command(&options.name)
+            );
+        }
+        network::refuse_taken(&options.topology, &naming)?;
+        let directory = std::env::temp_dir().join(format!(
+            "podlane-lab-{}-{}-{}",
+            options.name, owner.pid, owner.start_time
+        ));
+        let ledger = Ledger::begin(State {
+            lab: options.name.clone(),
+            owner,
+            outlives_owner: options.stays,
+            directory: directory.clone(),
+            namespaces: Vec::new(),
+            host_link: None,
+            processes: Vec::new(),
+        })?;
+        let lab = Self {
+            options,
+            naming,
+            ledger: Arc::new(ledger),
+            agents: BTreeMap::new(),
+            operator: None,
+            control_plane: None,
+            ended: false,
+        };
+        let made = lab.make_namespaces(&directory);
+        // Taking the lab down takes the lock too: it must be free when the lab is dropped.
+        drop(lock);
+        made.map(|()| lab)
+    }
+
+    fn make_namespaces(&self, directory: &Path) -> Result<()> {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
+        teardown::note_netns_mount()?;
+        network::add_namespaces(&self.options.topology, &self.naming, &self.ledger)
+    }
+
+    fn start_control_plane(&mut self, programs: &ControlPlanePrograms) -> Result<()> {
+        let start = Instant::now();
+        let node = self
+            .options
+            .topology
+            .nodes
+            .first()
+            .context("a control plane needs a node")?
+            .clone();
+        let namespace = self.namespace(&node.name);
+        let host_link = network::add_host_link(&namespace, &self.naming, &self.ledger)?;
+        let kubeconfig = admin_kubeconfig(&self.options.name);
+        let control_plane =
+            ControlPlane::start(programs, &node, &namespace, &host_link, &kubeconfig, &self.ledger)?;
+        self.tell(
+            &format!("etcd and the Kubernetes API server on {}", node.name),
+            start,
+        );
+        let start = Instant::now();
+        control_plane.create_nodes(&self.options.topology)?;
+        self.control_plane = Some(control_plane);
+        self.tell("Node objects", start);
+        Ok(())
+    }
+
+    /// Makes Podlane's types, roles and namespace.
+    pub fn install_podlane(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.control_plane()?.install_podlane()?;
+        self.tell("Podlane's types and roles", start);
+        Ok(())
+    }
+
+    /// Starts the operator and one agent a node.
+    pub fn start_podlane(&mut self) -> Result<()> {
+        let start = Instant::now();
+        self.start_operator()?;
+        let nodes: Vec<String> = self
+            .options
+            .topology
+            .nodes
+            .iter()
+            .map(|node| node.name.clone())
+            .collect();
+        for node in nodes {
+            self.start_agent(&node)?;
+        }
+        self.tell("Podlane's operator and one agent a node", start);
+        Ok(())
+    }
+
+    /// Starts the operator, beside the API server.
+    pub fn start_operator(&mut self) -> Result<()> {
+        let kubeconfig = self.control_plane()?.kubeconfig_for(&Identity::Operator)?;
+        let place = self
+            .options
+            .topology
+            .nodes
+            .first()
+            .context("a control plane needs a node")?;
+        let mut arguments = vec![
+            programs::own("podlane-operator")?.display().to_string(),
+            "--kubeconfig".to_owned(),
+            kubeconfig.display().to_string(),
+            "--namespace".to_owned(),
+            SYSTEM_NAMESPACE.to_owned(),
+        ];
+        for cidr in &self.options.topology.cluster_pod_cidrs {
+            arguments.extend(["--cluster-pod-cidr".to_owned(), cidr.to_string()]);
+        }
+        let program = podlane_program("operator", arguments).within(&self.namespace(&place.name));
+        self.operator = Some(Process::start(program, &self.ledger)?);
+        Ok(())
+    }
+
+    /// Starts the agent of a node, in the node's namespace.
+    pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        let kubeconfig = self
+            .control_plane()?
+            .kubeconfig_for(&Identity::Agent(node.to_owned()))?;
+        let arguments = vec![
+            programs::own("podlane-agent")?.display().to_string(),
+            "--kubeconfig".to_owned(),
+            kubeconfig.display().to_string(),
+            "--node-name".to_owned(),
+            node.to_owned(),
+        ];
+        let program = podlane_program(&format!("agent-{node}"), arguments).within(&self.namespace(node));
+        let agent = Process::start(program, &self.ledger)?;
+        self.agents.insert(node.to_owned(), agent);
+        Ok(())
+    }
+
+    /// Adds a pod to a node that is up.
+    pub fn add_pod(&mut self, node: &str, pod: Pod) -> Result<()> {
+        let Some(place) = self.options.topology.nodes.iter_mut().find(|it| it.name == node) else {
+            bail!("the lab has no node {node}");
+        };
+        network::add_pod(place, &pod, &self.naming, &self.ledger)?;
+        place.pods.push(pod);
+        Ok(())
+    }
+
+    /// The lab's name.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Its network.
+    pub fn topology(&self) -> &Topology {
+        &self.options.topology
+    }
+
+    /// What it has made.
+    pub fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// Where its files are; they go with it.
+    pub fn directory(&self) -> PathBuf {
+        self.ledger.state().directory
+    }
+
+    /// The administrator's kubeconfig on the machine itself.
+    pub fn kubeconfig(&self) -> PathBuf {
+        admin_kubeconfig(self.name())
+    }
+
+    /// The namespace of a node, a pod, the router, the switch or the internet.
+    pub fn namespace(&self, name: &str) -> Namespace {
+        self.naming.namespace(name)
+    }
+
+    /// The first address of a pod.
+    pub fn pod_address(&self, pod: &str) -> Result<IpAddr> {
+        let (_, pod) = self
+            .topology()
+            .pod(pod)
+            .with_context(|| format!("the lab has no pod {pod}"))?;
+        pod.address()
+            .with_context(|| format!("{} has no address", pod.name))
+    }
+
+    /// etcd and the API server.
+    pub fn control_plane(&mut self) -> Result<&mut ControlPlane> {
+        self.control_plane.as_mut().context("this lab has no API server")
+    }
+
+    /// kubectl as the administrator.
+    pub fn kubectl(&self) -> Result<&Kubectl> {
+        Ok(self
+            .control_plane
+            .as_ref()
+            .context("this lab has no API server")?
+            .kubectl())
+    }
+
+    /// The operator's process.
+    pub fn operator(&mut self) -> Result<&mut Process> {
+        self.operator.as_mut().context("the operator was not started")
+    }
+
+    /// The process of a node's agent.
+    pub fn agent(&mut self, node: &str) -> Result<&mut Process> {
+        self.agents
+            .get_mut(node)
+            .with_context(|| format!("the agent of {node} was not started"))
+    }
+
+    /// Podlane's processes that were started.
+    pub fn podlane_processes(&self) -> impl Iterator<Item = &Process> {
+        self.operator.iter().chain(self.agents.values())
+    }
+
+    /// Takes it down. Fails when something is left.
+    pub fn down(mut self) -> Result<()> {
+        self.end()
+    }
+
+    /// Leaves it up when this program ends; it must be one that stays.
+    pub fn leave_up(mut self) -> Result<()> {
+        if !self.options.stays {
+            bail!("the lab {} ends with this program", self.name());
+        }
+        self.ended = true;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.ended = true;
+        let result = teardown::take_down(&self.ledger.state());
+        // They have ended by now; this waits for them, as their parent must.
+        self.agents.clear();
+        self.operator = None;
+        self.control_plane = None;
+        result
+    }
+
+    fn tell(&self, what: &str, since: Instant) {
+        (self.options.progress)(&format!("{what}: {:.1} s", since.elapsed().as_secs_f64()));
+    }
+}
+
+impl Drop for Lab {
+    #[allow(
+        clippy::print_stderr,
+        reason = "what is left over must be told, and a drop returns no error"
+    )]
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if let Err(error) = self.end() {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Stops something for as long as `during` runs, then lets it go on, also when that fails.
+pub fn while_frozen<T>(process: &Process, during: impl FnOnce() -> Result<T>) -> Result<T> {
+    process.freeze()?;
+    let result = during();
+    process.thaw()?;
+    result
+}
+
+fn podlane_program(name: &str, arguments: Vec<String>) -> Program {
+    let mut program = Program::new(name, arguments);
+    program.asked_to_end = true;
+    program.environment = vec![
+        (
+            "RUST_LOG".to_owned(),
+            std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()),
+        ),
+        ("RUST_BACKTRACE".to_owned(), "1".to_owned()),
+        // The logs are files.
+        ("NO_COLOR".to_owned(), "1".to_owned()),
+    ];
+    program
+}
+
+/// Where a lab's logs are.
+pub fn logs(directory: &Path) -> PathBuf {
+    directory.join("logs")
+}

@@ -1,0 +1,104 @@
+//! Where the programs are that the lab starts.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// The folder of this crate, with the manifests and the control plane's sources.
+pub fn sources() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    sources().parent().unwrap_or(sources())
+}
+
+/// One of this repository's own programs: in PODLANE_BIN_DIR, or beside the running program.
+pub fn own(name: &str) -> Result<PathBuf> {
+    let running = env::current_exe().context("cannot tell where this program is")?;
+    let beside = running.parent().map(Path::to_owned).unwrap_or_default();
+    // Test programs are one folder deeper.
+    let above = beside.parent().map(Path::to_owned).unwrap_or_default();
+    let directories = match env::var_os("PODLANE_BIN_DIR") {
+        Some(directory) => vec![PathBuf::from(directory)],
+        None => vec![beside, above],
+    };
+    for directory in &directories {
+        let path = directory.join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+    }
+    let looked: Vec<_> = directories
+        .iter()
+        .map(|directory| directory.display().to_string())
+        .collect();
+    bail!(
+        "{name} is not in {}: build it first (`make build`)",
+        looked.join(" nor in ")
+    )
+}
+
+/// The programs of the control plane.
+#[derive(Clone, Debug)]
+pub struct ControlPlanePrograms {
+    /// etcd.
+    pub etcd: PathBuf,
+    /// The API server.
+    pub kube_apiserver: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
+}
+
+impl ControlPlanePrograms {
+    /// Finds them; an error says how to build them where they are missing.
+    pub fn find() -> Result<Self> {
+        Self::ask(&["--check"], Stdio::piped())
+    }
+
+    /// Finds them, and builds what is missing; that takes minutes and is told on standard error.
+    pub fn find_or_build() -> Result<Self> {
+        Self::ask(&[], Stdio::inherit())
+    }
+
+    fn ask(arguments: &[&str], messages: Stdio) -> Result<Self> {
+        let build = sources().join("control-plane/build");
+        let output = Command::new(&build)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stderr(messages)
+            .output()
+            .with_context(|| format!("cannot run {}", build.display()))?;
+        if !output.status.success() {
+            bail!(
+                "etcd, kube-apiserver and kubectl were not found: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        let answer = String::from_utf8_lossy(&output.stdout);
+        let path = |name: &str| {
+            answer
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+                .map(PathBuf::from)
+                .with_context(|| format!("{} does not say where {name} is", build.display()))
+        };
+        Ok(Self {
+            etcd: path("etcd")?,
+            kube_apiserver: path("kube-apiserver")?,
+            kubectl: path("kubectl")?,
+        })
+    }
+}
+
+/// The first of these programs that is not on PATH.
+pub fn first_missing<'a>(names: &[&'a str]) -> Option<&'a str> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    names
+        .iter()
+        .copied()
+        .find(|name| !env::split_paths(&path).any(|directory| directory.join(name).is_file()))
+}

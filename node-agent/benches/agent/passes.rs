@@ -1,0 +1,167 @@
+//! Single passes over 5,000 peers.
+
+use crate::{in_fresh_namespace, table, underlay};
+use podlane_agent::kernel::Kernel;
+use podlane_agent::pass::{Outcome, Pass};
+use podlane_agent::retries::Retries;
+use podlane_plan::desired::{Assignment, Peer};
+use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
+use podlane_plan::pair::NodeAddress;
+use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+pub(crate) const PEERS: u32 = 5_000;
+
+const VXLAN: Tunnel = Tunnel {
+    protocol: TunnelProtocol::Vxlan,
+    port: 8472,
+    vni: 1,
+};
+
+fn policy() -> Applied {
+    Applied {
+        rank: Rank {
+            priority: 0,
+            created: 1,
+            name: "default".to_owned(),
+        },
+        routing: Routing {
+            routing_mode: RoutingMode::Tunnel,
+            auto_direct_node_routes: true,
+            off_link_peers: OffLinkPeers::Refuse,
+            tunnel: VXLAN,
+        },
+    }
+}
+
+/// A peer's address and pod CIDR by its number, from 0.
+pub(crate) fn numbers(number: u32) -> (String, String) {
+    let [_, _, high, low] = (number + 256).to_be_bytes();
+    (
+        format!("10.200.{high}.{low}"),
+        format!(
+            "172.{}.{}.0/24",
+            20 + high / 32,
+            u32::from(high % 32) * 8 % 256 + u32::from(low) / 32
+        ),
+    )
+}
+
+/// Distinct pod CIDRs for every number: 172.16.0.0/12 has 4,096 networks of /24, so /26 are used.
+pub(crate) fn pod_cidr(number: u32) -> String {
+    let base = u32::from_be_bytes([172, 16, 1, 0]) + number * 64;
+    format!("{}/26", std::net::Ipv4Addr::from(base))
+}
+
+fn peers() -> BTreeMap<String, Peer> {
+    (0..PEERS)
+        .map(|number| {
+            let peer = Peer {
+                addresses: vec![NodeAddress {
+                    address: numbers(number).0.parse().expect("an address"),
+                    prefix_length: Some(16),
+                }],
+                pod_cidrs: vec![pod_cidr(number).parse().expect("a CIDR")],
+                mtu: Some(1500),
+                receives_on: [Lane::Native, Lane::Tunnel(VXLAN)].into(),
+                policy: Some(policy()),
+            };
+            (format!("node-{number:04}"), peer)
+        })
+        .collect()
+}
+
+fn assignment() -> Assignment {
+    Assignment {
+        name: "k8s-ctr".to_owned(),
+        addresses: vec!["192.168.10.100".parse().expect("an address")],
+        pod_cidrs: vec!["172.16.0.0/26".parse().expect("a CIDR")],
+        policy: Some(policy()),
+        receive_on: [Lane::Native, Lane::Tunnel(VXLAN)].into(),
+        ..Assignment::default()
+    }
+}
+
+fn pass(kernel: &mut Kernel, peers: &BTreeMap<String, Peer>) -> (Outcome, std::time::Duration) {
+    let start = Instant::now();
+    let outcome = Pass::new(kernel, &mut Retries::default(), &assignment(), peers)
+        .run(start)
+        .expect("the kernel can be read");
+    let took = start.elapsed();
+    assert!(
+        outcome.settled && outcome.unfinished.is_empty(),
+        "{:?}",
+        outcome.unfinished.first()
+    );
+    (outcome, took)
+}
+
+pub(crate) fn measure() {
+    table::head(&format!(
+        "Passes over {PEERS} peers, each a route and a neighbour"
+    ));
+    let (sender, samples) = std::sync::mpsc::channel();
+    for _ in 0..7 {
+        let sender = sender.clone();
+        in_fresh_namespace(move || {
+            underlay();
+            let (outcome, took) = pass(&mut Kernel::default(), &peers());
+            assert!(outcome.applied as u32 >= 2 * PEERS);
+            sender.send(took).expect("somebody listens");
+        })
+        .expect("measured");
+    }
+    drop(sender);
+    table::times(
+        "from an empty kernel to all of it, read back",
+        samples.iter().collect(),
+        "1 s",
+    );
+
+    underlay();
+    let mut kernel = Kernel::default();
+    let mut peers = peers();
+    pass(&mut kernel, &peers);
+    let idle = (0..200).map(|_| {
+        let (outcome, took) = pass(&mut kernel, &peers);
+        assert_eq!(outcome.applied, 0);
+        took
+    });
+    table::times("nothing to do", idle.collect(), "50 ms");
+
+    let read = (0..200).map(|_| {
+        let start = Instant::now();
+        kernel
+            .observe(|_| std::collections::BTreeSet::new())
+            .expect("readable");
+        start.elapsed()
+    });
+    table::times("  of which reading the kernel", read.collect(), "");
+
+    let narrowed = (0..50).map(|run| {
+        peers.get_mut("node-2500").expect("it is there").mtu = Some(1400 + run);
+        let (outcome, took) = pass(&mut kernel, &peers);
+        assert_eq!(outcome.applied, 1, "one route");
+        took
+    });
+    table::times(
+        "one peer's MTU changed: 1 route operation",
+        narrowed.collect(),
+        "1 operation",
+    );
+
+    let moved = (0..50_u8).map(|run| {
+        let address = IpAddr::from([10, 201, 0, run + 1]);
+        peers.get_mut("node-2500").expect("it is there").addresses[0].address = address;
+        let (outcome, took) = pass(&mut kernel, &peers);
+        assert_eq!(outcome.applied, 2, "its route and its neighbour");
+        took
+    });
+    table::times(
+        "one peer's address changed: 1 route, 1 neighbour",
+        moved.collect(),
+        "",
+    );
+}

@@ -1,0 +1,192 @@
+//! The agent's loop: something happens, a pass follows, status says how it went.
+
+use crate::kernel::events::{Events, Interest};
+use crate::kernel::{Kernel, Sysctls};
+use crate::options;
+use crate::pace::Pace;
+use crate::pass::{Outcome, Pass};
+use crate::report::{self, Subject};
+use crate::retries::Retries;
+use crate::world::{Told, World};
+use crate::{status, watch};
+use anyhow::{Context, bail};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use podlane_crds::RoutingNodeStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, watch as latest};
+use tokio::task::JoinSet;
+
+/// Messages from the API server that may wait for a pass to end.
+const WAITING: usize = 16;
+
+/// Runs until SIGTERM or SIGINT, and leaves the kernel as it is then.
+///
+/// # Errors
+/// When there is no way to the API server to begin with, or no netlink.
+pub async fn run(options: options::Agent) -> anyhow::Result<()> {
+    let node: &'static str = options.node_name.context("--node-name is missing")?.leak();
+    let client = client(options.kubeconfig.as_deref()).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let (said, mut told) = mpsc::channel(WAITING);
+    let (wanted_status, wanted) = latest::channel(None);
+    let (held_status, held) = latest::channel(None);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch::own(client.clone(), node, said.clone()));
+    tasks.spawn(watch::slices(client.clone(), said));
+    tasks.spawn(status::keep(client, node, wanted, held));
+
+    let wake = Arc::new(Notify::new());
+    let events = Events::listen(Arc::clone(&wake)).context("listening to the kernel")?;
+    let mut agent = Agent {
+        kernel: Kernel::with_sysctls(Sysctls::at(options.sysctls)),
+        events,
+        world: World::default(),
+        retries: Retries::default(),
+        pace: Pace::default(),
+        resync: Duration::from_secs(options.resync),
+        reported: RoutingNodeStatus::default(),
+        unreadable: None,
+        wanted_status,
+        held_status,
+    };
+    tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
+    let mut due = Instant::now() + agent.resync;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            Some(ended) = tasks.join_next() => {
+                ended.context("a task failed")?;
+                bail!("a task ended");
+            }
+            Some(told) = told.recv() => if agent.take(told) {
+                due = due.min(agent.pace.next(Instant::now()));
+            },
+            () = wake.notified() => due = due.min(agent.pace.next(Instant::now())),
+            // A pass blocks this, the only thread. That is meant: what it does takes milliseconds, a second where thousands of
+            // routes are new; nothing else here is worth doing before it has ended, and no second thread costs memory or needs
+            // locks. What the API server says meanwhile waits in its sockets.
+            () = tokio::time::sleep_until(due.into()) => due = agent.pass(),
+        }
+    }
+    tracing::info!("ending; the kernel stays as it is");
+    Ok(())
+}
+
+async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
+    let mut config = match kubeconfig {
+        Some(file) => {
+            let kubeconfig =
+                Kubeconfig::read_from(file).with_context(|| format!("reading {}", file.display()))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
+        }
+        None => Config::incluster().context("no --kubeconfig, and no service account of a pod")?,
+    };
+    config.connect_timeout = Some(Duration::from_secs(10));
+    // Retries are the callers' business, who bound them and say them: kube's own go on silently for up to 1000 s.
+    config.default_retry = false;
+    Ok(Client::try_from(config)?)
+}
+
+struct Agent {
+    kernel: Kernel,
+    events: Events,
+    world: World,
+    retries: Retries,
+    pace: Pace,
+    resync: Duration,
+    /// The status as it was reported last.
+    reported: RoutingNodeStatus,
+    /// Why the kernel could not be read last, so that the log says it once.
+    unreadable: Option<String>,
+    wanted_status: latest::Sender<Option<RoutingNodeStatus>>,
+    held_status: latest::Sender<Option<RoutingNodeStatus>>,
+}
+
+impl Agent {
+    /// Takes in what the API server said. Whether that calls for a pass.
+    fn take(&mut self, told: Told) -> bool {
+        let about_own = matches!(told, Told::Own(_) | Told::OwnGone);
+        let changed = self.world.take(told);
+        if about_own {
+            let held = self.world.held().cloned();
+            if self.reported == RoutingNodeStatus::default() {
+                // After a start: conditions go on from where the predecessor left them.
+                self.reported = held.as_ref().map(report::own_part).unwrap_or_default();
+            }
+            self.held_status.send_if_modified(|before| {
+                let modified = *before != held;
+                *before = held;
+                modified
+            });
+        }
+        if changed {
+            self.retries.start_over();
+        }
+        changed
+    }
+
+    /// One pass, and its report. Returns when the next one is due if nothing happens.
+    fn pass(&mut self) -> Instant {
+        let start = Instant::now();
+        let outcome = self.world.assignment().map(|assignment| {
+            Pass::new(
+                &mut self.kernel,
+                &mut self.retries,
+                assignment,
+                self.world.peers(),
+            )
+            .run(start)
+        });
+        let end = Instant::now();
+        self.pace.ended(end, end - start);
+        match &outcome {
+            Some(Ok(outcome)) => {
+                self.unreadable = None;
+                self.events.set_interest(Interest {
+                    devices: outcome.devices.clone(),
+                    own_port: self.kernel.port(),
+                });
+                tracing::debug!(took = ?(end - start), applied = outcome.applied, settled = outcome.settled, "pass");
+                self.report(Some(Ok(outcome)));
+            }
+            Some(Err(error)) => {
+                let text = error.to_string();
+                if self.unreadable.as_ref() != Some(&text) {
+                    tracing::error!(error = %text, "the kernel cannot be read; it stays as it is");
+                    self.unreadable = Some(text.clone());
+                }
+                self.report(Some(Err(&text)));
+                return end + Duration::from_secs(1);
+            }
+            None if self.world.unreadable().is_empty() => {}
+            None => self.report(None),
+        }
+        let retry = self.retries.next().map(|retry| retry.max(self.pace.next(end)));
+        let resync = end + self.resync;
+        retry.map_or(resync, |retry| retry.min(resync))
+    }
+
+    fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {
+        let subject = Subject {
+            assignment: self.world.assignment(),
+            generation: self.world.generation(),
+            unreadable: self.world.unreadable(),
+        };
+        // As the API server keeps times: without fractions of a second.
+        let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
+        let status = report::status(subject, outcome, &self.reported, &now);
+        if status != self.reported || self.wanted_status.borrow().is_none() {
+            self.reported.clone_from(&status);
+            self.wanted_status.send_replace(Some(status));
+        }
+    }
+}

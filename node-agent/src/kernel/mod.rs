@@ -1,0 +1,74 @@
+//! The kernel's side of a pass: read what it holds, carry out operations, be woken by its changes.
+
+mod apply;
+mod drivers;
+mod dump;
+pub mod events;
+mod link;
+mod request;
+mod route;
+mod sysctl;
+mod transport;
+mod udp_ports;
+mod wire;
+
+pub use apply::Failure;
+pub use dump::{Observation, Stray};
+pub use sysctl::{NoSysctl, Sysctls};
+pub use transport::{Refused, Request, Transport, TransportError};
+
+use drivers::Drivers;
+use podlane_plan::diff::Operation;
+use podlane_plan::kernel::Observed;
+use std::collections::BTreeSet;
+
+/// The kernel of the network namespace in which it is used.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    transport: Transport,
+    sysctls: Sysctls,
+    drivers: Drivers,
+}
+
+impl Kernel {
+    /// With kernel parameters in a place of their own.
+    pub fn with_sysctls(sysctls: Sysctls) -> Self {
+        Self {
+            sysctls,
+            ..Self::default()
+        }
+    }
+
+    /// Reads everything that a pass needs. `sysctls_to_read` names kernel parameters, given the rest.
+    ///
+    /// # Errors
+    /// When something could not be read: nothing must be concluded from a part.
+    pub fn observe(
+        &mut self,
+        sysctls_to_read: impl FnOnce(&Observed) -> BTreeSet<String>,
+    ) -> Result<Observation, TransportError> {
+        dump::observe(&mut self.transport, &self.sysctls, sysctls_to_read)
+    }
+
+    /// Carries out operations in their order, and says of each how it went. `seen` is what they were planned from.
+    pub fn apply(&mut self, operations: &[Operation], seen: &Observed) -> Vec<Result<(), Failure>> {
+        apply::Applier::new(self, seen).apply(operations)
+    }
+
+    /// Removes what of ours cannot be declared, and says of each what it was and how it went.
+    pub fn remove_strays(&mut self, strays: Vec<Stray>) -> Vec<(String, Result<(), Failure>)> {
+        let (what, removals): (Vec<_>, Vec<_>) = strays
+            .into_iter()
+            .map(|stray| (stray.what, stray.removal))
+            .unzip();
+        let results = self.transport.batch(removals);
+        what.into_iter()
+            .zip(results.into_iter().map(apply::unless_gone))
+            .collect()
+    }
+
+    /// The port of the socket whose requests change the kernel: notifications that bear it tell us nothing new.
+    pub fn port(&self) -> Option<u32> {
+        self.transport.port()
+    }
+}

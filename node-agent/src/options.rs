@@ -1,0 +1,73 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Keeps this node's pod routing as RoutingPolicies declare it.
+#[derive(Debug, Parser)]
+#[command(name = "podlane-agent", version, args_conflicts_with_subcommands = true)]
+pub struct Options {
+    /// What else to do than to run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub agent: Agent,
+    /// How the log looks.
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+}
+
+/// Everything but running.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Remove from this node's kernel everything that is Podlane's, and nothing else.
+    Clean,
+}
+
+/// Settings of the agent.
+#[derive(Clone, Debug, Args)]
+pub struct Agent {
+    /// The node's name.
+    #[arg(long, env = "NODE_NAME", required = true)]
+    pub node_name: Option<String>,
+    /// A kubeconfig file; absent: the pod's service account.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Seconds after which the kernel is read again though nothing has happened.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub resync: u64,
+    /// Where kernel parameters are, if /proc/sys cannot be written.
+    #[arg(long, env = "PODLANE_SYSCTLS", default_value = "/proc/sys")]
+    pub sysctls: PathBuf,
+}
+
+/// How the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_name_is_needed_to_run_and_not_to_clean() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+        let clean = Options::try_parse_from(["podlane-agent", "clean"]).expect("enough");
+        assert!(matches!(clean.command, Some(Command::Clean)));
+        let run = Options::try_parse_from(["podlane-agent", "--node-name", "k8s-ctr"]).expect("enough");
+        assert_eq!(
+            (run.agent.node_name.as_deref(), run.agent.resync),
+            (Some("k8s-ctr"), 30)
+        );
+        if std::env::var_os("NODE_NAME").is_none() {
+            assert!(Options::try_parse_from(["podlane-agent"]).is_err());
+        }
+    }
+}

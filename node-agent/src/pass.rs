@@ -1,0 +1,205 @@
+//! One pass: read the kernel, plan, tell the kernel, read again until nothing is left to do.
+
+use crate::kernel::{Failure, Kernel, Observation, TransportError};
+use crate::retries::Retries;
+use podlane_plan::desired::{Assignment, Desired, Peer, desired, devices, local_links, sysctls_to_read};
+use podlane_plan::diff::{Operation, diff, open_devices};
+use podlane_plan::kernel::{Item, KernelState, UnderlayAddress};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+/// How often a pass looks again after it has changed something. Once is the rule; twice where a device was made, which the plan
+/// finds open only when it has read it. Where more would be needed somebody works against us, and the next pass goes on.
+const ROUNDS: usize = 4;
+
+/// An operation without effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// What was to be done.
+    pub what: String,
+    /// Why it was not.
+    pub why: String,
+}
+
+/// How a pass went.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What the kernel should hold, and how peers are reached.
+    pub desired: Desired,
+    /// The node's addresses on its devices.
+    pub underlay: Vec<UnderlayAddress>,
+    /// What could not be done. Devices that cannot be opened are among the plan's notes instead.
+    pub unfinished: Vec<Unfinished>,
+    /// Whether the kernel held what is desired when it was last read.
+    pub settled: bool,
+    /// Operations carried out.
+    pub applied: usize,
+    /// Indices of our devices.
+    pub devices: BTreeSet<u32>,
+}
+
+/// A pass over this node.
+pub struct Pass<'a> {
+    kernel: &'a mut Kernel,
+    retries: &'a mut Retries,
+    assignment: &'a Assignment,
+    peers: &'a BTreeMap<String, Peer>,
+    applied: usize,
+    /// Refused in this pass, or before it and not yet due.
+    refused: BTreeMap<String, String>,
+}
+
+impl<'a> Pass<'a> {
+    /// Prepares a pass.
+    pub fn new(
+        kernel: &'a mut Kernel,
+        retries: &'a mut Retries,
+        assignment: &'a Assignment,
+        peers: &'a BTreeMap<String, Peer>,
+    ) -> Self {
+        Self {
+            kernel,
+            retries,
+            assignment,
+            peers,
+            applied: 0,
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub fn run(mut self, now: Instant) -> Result<Outcome, TransportError> {
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            let before = self.applied;
+            self.refused.clear();
+            let (seen, unavailable) = self.open_devices(now)?;
+            let desired = desired(self.assignment, self.peers, &seen.observed, &unavailable);
+            let left = diff(&desired.state, &seen.observed.ours);
+            let settled = left.is_empty();
+            self.apply(left, &seen, now);
+            if self.applied == before || rounds == ROUNDS {
+                return Ok(self.finish(desired, seen, settled, &unavailable));
+            }
+        }
+    }
+
+    /// Opens the devices on which the node is to receive, and says which it cannot open, and why.
+    fn open_devices(
+        &mut self,
+        now: Instant,
+    ) -> Result<(Observation, BTreeMap<String, String>), TransportError> {
+        let mut seen = self.observe()?;
+        for (what, result) in self.kernel.remove_strays(std::mem::take(&mut seen.strays)) {
+            match result {
+                Ok(()) => {
+                    tracing::info!(%what, "removed");
+                    self.applied += 1;
+                }
+                Err(failure) => {
+                    self.refused.insert(format!("delete {what}"), failure.words);
+                }
+            }
+        }
+        let wanted = KernelState {
+            devices: devices(self.assignment, &seen.observed),
+            ..KernelState::default()
+        };
+        let operations = open_devices(&wanted, &seen.observed.ours);
+        if operations.is_empty() {
+            return Ok((seen, BTreeMap::new()));
+        }
+        let before = self.applied;
+        let unavailable = self
+            .apply(operations, &seen, now)
+            .into_iter()
+            .filter_map(|(operation, why)| match operation.item() {
+                Item::Device(name) => Some((name, why)),
+                _ => None,
+            })
+            .collect();
+        if self.applied != before {
+            seen = self.observe()?;
+        }
+        Ok((seen, unavailable))
+    }
+
+    fn observe(&mut self) -> Result<Observation, TransportError> {
+        let addresses = &self.assignment.addresses;
+        self.kernel.observe(|observed| {
+            let links = local_links(addresses, &observed.underlay);
+            let underlay = links.iter().map(|link| link.device.as_str());
+            sysctls_to_read(underlay.chain(observed.ours.devices.keys().map(String::as_str)))
+        })
+    }
+
+    /// Carries out what is due, and returns what had no effect.
+    fn apply(
+        &mut self,
+        operations: Vec<Operation>,
+        seen: &Observation,
+        now: Instant,
+    ) -> Vec<(Operation, String)> {
+        let (due, mut refused) = self.retries.due(operations, now);
+        let results = self.kernel.apply(&due, &seen.observed);
+        log(&due, &results);
+        for (operation, result) in due.into_iter().zip(results) {
+            match result {
+                Ok(()) => self.applied += 1,
+                Err(failure) => {
+                    self.retries.refused(&operation, failure.words.clone(), now);
+                    refused.push((operation, failure.words));
+                }
+            }
+        }
+        let named = refused
+            .iter()
+            .map(|(operation, why)| (operation.to_string(), why.clone()));
+        self.refused.extend(named);
+        refused
+    }
+
+    fn finish(
+        self,
+        desired: Desired,
+        seen: Observation,
+        settled: bool,
+        unavailable: &BTreeMap<String, String>,
+    ) -> Outcome {
+        let refused = self.refused;
+        self.retries.keep(|operation| refused.contains_key(operation));
+        let said = |why: &String| unavailable.values().any(|said| said == why);
+        Outcome {
+            desired,
+            underlay: seen.observed.underlay,
+            settled,
+            unfinished: refused
+                .into_iter()
+                .filter(|(_, why)| !said(why))
+                .map(|(what, why)| Unfinished { what, why })
+                .collect(),
+            applied: self.applied,
+            devices: seen.device_indices,
+        }
+    }
+}
+
+/// The log says what is done to the kernel: each operation where they are few.
+fn log(operations: &[Operation], results: &[Result<(), Failure>]) {
+    const FEW: usize = 16;
+    let done = results.iter().filter(|result| result.is_ok()).count();
+    for (operation, result) in operations.iter().zip(results) {
+        match result {
+            Ok(()) if done <= FEW => tracing::info!("{operation}"),
+            Ok(()) => tracing::debug!("{operation}"),
+            Err(failure) => tracing::debug!("{operation}: {failure}"),
+        }
+    }
+    if done > FEW {
+        tracing::info!(operations = done, "told the kernel");
+    }
+}

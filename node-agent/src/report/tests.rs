@@ -1,0 +1,278 @@
+//! What status says of worlds that the plan was asked about.
+
+use super::*;
+use crate::pass::Unfinished;
+use podlane_plan::desired::{Peer, desired};
+use podlane_plan::kernel::{Device, KernelState, MacAddress, Observed, UnderlayAddress};
+use podlane_plan::lane::Tunnel;
+use podlane_plan::pair::NodeAddress;
+use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+
+const VXLAN: Tunnel = Tunnel {
+    protocol: TunnelProtocol::Vxlan,
+    port: 8472,
+    vni: 1,
+};
+
+fn policy(routing_mode: RoutingMode) -> Applied {
+    Applied {
+        rank: Rank {
+            priority: 0,
+            created: 1,
+            name: "default".to_owned(),
+        },
+        routing: Routing {
+            routing_mode,
+            auto_direct_node_routes: true,
+            off_link_peers: OffLinkPeers::Refuse,
+            tunnel: VXLAN,
+        },
+    }
+}
+
+/// The story's k8s-ctr, its peers k8s-w1 on the link and k8s-w0 behind the router.
+struct Story {
+    assignment: Assignment,
+    peers: BTreeMap<String, Peer>,
+    observed: Observed,
+    unavailable: BTreeMap<String, String>,
+    unfinished: Vec<Unfinished>,
+    unreadable: BTreeMap<String, String>,
+}
+
+impl Story {
+    fn new(mode: RoutingMode, receive_on: &[Lane], receives_on: &[Lane]) -> Self {
+        let peer = |address: &str, cidr: &str| Peer {
+            addresses: vec![NodeAddress {
+                address: address.parse().expect("an address"),
+                prefix_length: Some(24),
+            }],
+            pod_cidrs: vec![cidr.parse().expect("a CIDR")],
+            mtu: Some(1500),
+            receives_on: receives_on.iter().copied().collect(),
+            policy: Some(policy(mode)),
+        };
+        Self {
+            assignment: Assignment {
+                name: "k8s-ctr".to_owned(),
+                addresses: vec!["192.168.10.100".parse().expect("an address")],
+                pod_cidrs: vec!["172.20.0.0/24".parse().expect("a CIDR")],
+                policy: Some(policy(mode)),
+                receive_on: receive_on.iter().copied().collect(),
+                ..Assignment::default()
+            },
+            peers: BTreeMap::from([
+                ("k8s-w0".to_owned(), peer("192.168.20.100", "172.20.2.0/24")),
+                ("k8s-w1".to_owned(), peer("192.168.10.101", "172.20.1.0/24")),
+            ]),
+            observed: Observed {
+                underlay: vec![UnderlayAddress {
+                    device: "eth1".to_owned(),
+                    address: "192.168.10.100/24".parse().expect("a CIDR"),
+                    mtu: 1500,
+                }],
+                ..Observed::default()
+            },
+            unavailable: BTreeMap::new(),
+            unfinished: Vec::new(),
+            unreadable: BTreeMap::new(),
+        }
+    }
+
+    fn with_device(mut self) -> Self {
+        let device = Device::declared(&VXLAN, MacAddress::of_node(&self.assignment.addresses[0]), 1450);
+        let devices = [(VXLAN.device(), device)].into();
+        self.observed.ours = KernelState {
+            devices,
+            ..KernelState::default()
+        };
+        self
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            desired: desired(&self.assignment, &self.peers, &self.observed, &self.unavailable),
+            underlay: self.observed.underlay.clone(),
+            unfinished: self.unfinished.clone(),
+            settled: self.unfinished.is_empty(),
+            ..Outcome::default()
+        }
+    }
+
+    fn status(&self, before: &RoutingNodeStatus, second: i64) -> RoutingNodeStatus {
+        let subject = Subject {
+            assignment: Some(&self.assignment),
+            generation: Some(7),
+            unreadable: &self.unreadable,
+        };
+        status(subject, Some(Ok(&self.outcome())), before, &at(second))
+    }
+}
+
+fn at(second: i64) -> Time {
+    Time(k8s_openapi::jiff::Timestamp::from_second(second).expect("a time"))
+}
+
+fn said<'a>(status: &'a RoutingNodeStatus, kind: &str) -> (&'a str, &'a str, &'a str) {
+    let condition = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .expect("it is set");
+    (&condition.status, &condition.reason, &condition.message)
+}
+
+#[test]
+fn a_peer_behind_a_gateway_is_named_with_what_to_do() {
+    let story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]);
+    let status = story.status(&RoutingNodeStatus::default(), 1);
+    assert_eq!(status.lanes.as_deref(), Some("1 native, 1 refused"));
+    let (ready, reason, message) = said(&status, "Ready");
+    assert_eq!((ready, reason), ("False", "OffLink"));
+    assert!(
+        message.starts_with("k8s-w0 is off-link: ") && message.contains("offLinkPeers"),
+        "{message}"
+    );
+    assert_eq!(said(&status, "Progressing").0, "False");
+    // Who is not reached comes first.
+    let names: Vec<_> = status
+        .peers
+        .iter()
+        .map(|peer| (peer.name.as_str(), peer.lane.as_str()))
+        .collect();
+    assert_eq!(names, [("k8s-w0", "refused"), ("k8s-w1", "native")]);
+    assert_eq!(status.peers[0].reason.as_deref(), Some("OffLink"));
+    assert_eq!(status.observed_generation, Some(7));
+    assert_eq!(status.underlay[0].device.as_deref(), Some("eth1"));
+}
+
+#[test]
+fn a_change_of_lane_is_progress_and_its_end_is_ready() {
+    let lanes = [Lane::Native, Lane::Tunnel(VXLAN)];
+    // Told to receive on vxlan; the device is not there yet.
+    let story = Story::new(RoutingMode::Tunnel, &lanes, &[Lane::Native]);
+    let opening = story.status(&RoutingNodeStatus::default(), 1);
+    assert_eq!(said(&opening, "Progressing").1, "Opening");
+    assert_eq!(said(&opening, "Ready").0, "False");
+    assert_eq!(opening.receives_on, ["native"]);
+
+    // It is there; the peers have not said that theirs is.
+    let waiting = Story::new(RoutingMode::Tunnel, &lanes, &[Lane::Native])
+        .with_device()
+        .status(&opening, 2);
+    assert_eq!(
+        (said(&waiting, "Progressing").0, said(&waiting, "Progressing").1),
+        ("True", "Moving")
+    );
+    assert_eq!(said(&waiting, "Ready").1, "PeerNotReceiving");
+    let since = |status: &RoutingNodeStatus| {
+        status
+            .conditions
+            .iter()
+            .map(|it| it.last_transition_time.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(since(&waiting), [at(1), at(1)], "their status is the same");
+
+    let done = Story::new(RoutingMode::Tunnel, &lanes, &lanes)
+        .with_device()
+        .status(&waiting, 3);
+    assert_eq!(
+        said(&done, "Ready"),
+        ("True", "AsDeclared", "the kernel is as declared: 2 vxlan")
+    );
+    assert_eq!(since(&done), [at(3), at(3)]);
+    assert_eq!(done.sends_on, ["vxlan:8472:1"]);
+    assert_eq!(done.receives_on, ["native", "vxlan:8472:1"]);
+}
+
+#[test]
+fn a_device_that_cannot_be_opened_says_why_and_what_to_do() {
+    let lanes = [Lane::Native, Lane::Tunnel(VXLAN)];
+    let mut story = Story::new(RoutingMode::Tunnel, &lanes, &lanes);
+    let why = "UDP port 8472 is already in use by another socket: stop that, or …";
+    story.unavailable.insert(VXLAN.device(), why.to_owned());
+    let status = story.status(&RoutingNodeStatus::default(), 1);
+    let (ready, reason, message) = said(&status, "Ready");
+    assert_eq!((ready, reason), ("False", "NoDevice"));
+    assert!(message.contains(why), "{message}");
+    assert_eq!(
+        said(&status, "Progressing").0,
+        "False",
+        "nothing goes on by itself"
+    );
+}
+
+#[test]
+fn operations_and_objects_that_failed_are_named() {
+    let mut story = Story::new(RoutingMode::Tunnel, &[Lane::Native], &[Lane::Native]);
+    story.unfinished = (0..7)
+        .map(|number| Unfinished {
+            what: format!("add route 10.0.{number}.0/24"),
+            why: "no (EPERM)".to_owned(),
+        })
+        .collect();
+    story
+        .unreadable
+        .insert("PeerSlice peers-3".to_owned(), "spec.peers: no list".to_owned());
+    let status = story.status(&RoutingNodeStatus::default(), 1);
+    let (ready, reason, message) = said(&status, "Ready");
+    assert_eq!((ready, reason), ("False", "NotApplied"));
+    assert!(
+        message.contains("7 operations had no effect: add route 10.0.0.0/24: no (EPERM)"),
+        "{message}"
+    );
+    assert!(
+        message.contains("PeerSlice peers-3 (spec.peers: no list)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn without_a_policy_there_is_nothing_to_be_ready_for() {
+    let mut story = Story::new(RoutingMode::Native, &[], &[Lane::Native]);
+    story.assignment.policy = None;
+    assert_eq!(
+        said(&story.status(&RoutingNodeStatus::default(), 1), "Ready").1,
+        "NoPolicy"
+    );
+
+    // A peer that no policy governs does not keep this node from being ready.
+    let mut story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]);
+    story.peers.get_mut("k8s-w0").expect("it is there").policy = None;
+    let status = story.status(&RoutingNodeStatus::default(), 1);
+    assert_eq!(said(&status, "Ready").0, "True");
+    assert_eq!(status.lanes.as_deref(), Some("1 native, 1 refused"));
+}
+
+#[test]
+fn a_kernel_that_cannot_be_read_leaves_what_was_said_of_it() {
+    let story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]);
+    let before = story.status(&RoutingNodeStatus::default(), 1);
+    let subject = Subject {
+        assignment: Some(&story.assignment),
+        generation: Some(8),
+        unreadable: &story.unreadable,
+    };
+    let after = status(
+        subject,
+        Some(Err("netlink socket, recv: ENOBUFS")),
+        &before,
+        &at(2),
+    );
+    assert_eq!((&after.peers, &after.sends_on), (&before.peers, &before.sends_on));
+    assert_eq!(said(&after, "Ready").1, "KernelUnreadable");
+}
+
+#[test]
+fn the_operators_condition_is_not_ours() {
+    let story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]);
+    let ours = story.status(&RoutingNodeStatus::default(), 1);
+    let mut held = ours.clone();
+    set_condition(
+        &mut held.conditions,
+        condition(ConditionType::Accepted, true, "Accepted", "", Some(1), &at(1)),
+    );
+    assert_eq!(own_part(&held), ours);
+    assert_eq!(story.status(&held, 9), ours, "nothing has changed");
+}

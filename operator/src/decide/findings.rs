@@ -1,0 +1,219 @@
+//! What is not as declared, in words that say what to do.
+
+use super::View;
+use super::cover::cover;
+use super::readiness::{Assessment, Refused, Wait};
+use super::words::{agree, count, list};
+use std::collections::BTreeMap;
+
+/// One thing that is not as declared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    /// In a word.
+    pub(super) reason: String,
+    /// In a line.
+    pub(super) summary: String,
+    /// What to do, where the summary does not say it.
+    pub(super) advice: String,
+}
+
+/// What is wrong with Nodes and RoutingNodes themselves: nothing that waiting would mend.
+pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Finding> {
+    let name = |place: usize| view.world.nodes.all()[place].name.as_str();
+    let mut by_reason: BTreeMap<&str, Vec<(usize, String)>> = BTreeMap::new();
+    for (place, problem) in &assessment.problems {
+        by_reason
+            .entry(problem.reason())
+            .or_default()
+            .push((*place, format!("{} {problem}", name(*place))));
+    }
+    let mut findings: Vec<_> = by_reason
+        .into_iter()
+        .map(|(reason, nodes)| {
+            let mut names: Vec<_> = nodes.iter().map(|(place, _)| name(*place)).collect();
+            names.dedup();
+            let one = names.len();
+            let what = match reason {
+                "NoInternalIP" => agree(one, "has no InternalIP", "have no InternalIP"),
+                "NoPodCIDR" => agree(one, "has no pod CIDR", "have no pod CIDR"),
+                "PodCIDROverlap" => agree(
+                    one,
+                    "has a pod CIDR that overlaps another node's",
+                    "have pod CIDRs that overlap other nodes'",
+                ),
+                "PodCIDRCoversNode" => agree(
+                    one,
+                    "has a pod CIDR that covers a node's address",
+                    "have pod CIDRs that cover nodes' addresses",
+                ),
+                _ => agree(one, "has an unreadable address or pod CIDR", "have unreadable addresses or pod CIDRs"),
+            };
+            let advice: Vec<&str> = nodes.iter().take(3).map(|(_, text)| text.as_str()).collect();
+            Finding {
+                reason: reason.to_owned(),
+                summary: format!("{} {what}", list(names)),
+                advice: advice.join("; "),
+            }
+        })
+        .collect();
+    if let Some((place, why)) = assessment.unreadable.first() {
+        let names = assessment.unreadable.iter().map(|(place, _)| name(*place));
+        findings.push(Finding {
+            reason: "Unreadable".to_owned(),
+            summary: format!(
+                "the {} of {} cannot be read",
+                agree(assessment.unreadable.len(), "RoutingNode", "RoutingNodes"),
+                list(names)
+            ),
+            advice: format!("{}: {why}; delete it, and it is written anew", name(*place)),
+        });
+    }
+    findings
+}
+
+/// Peers that are not reached, and nodes that say of themselves what they lack: the most frequent reason first.
+pub(super) fn of_lanes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Finding> {
+    let mut findings = of_refusals(view, &assessment.refused);
+    let mut faults: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    for (place, reason, message) in &assessment.faults {
+        let name = view.world.nodes.all()[*place].name.as_str();
+        faults.entry(reason).or_default().push((name, message));
+    }
+    findings.extend(faults.into_iter().map(|(reason, nodes)| Finding {
+        reason: reason.to_owned(),
+        summary: format!(
+            "{} {} not as declared ({reason})",
+            list(nodes.iter().map(|(name, _)| name)),
+            agree(nodes.len(), "is", "are")
+        ),
+        advice: format!("{} says: {}", nodes[0].0, nodes[0].1),
+    }));
+    findings
+}
+
+/// Peers that are not reached, by reason.
+pub(super) fn of_refusals(view: &View<'_>, refused: &[Refused<'_>]) -> Vec<Finding> {
+    let mut by_reason: BTreeMap<&str, Vec<Refused<'_>>> = BTreeMap::new();
+    for refused in refused {
+        by_reason.entry(&refused.trouble.reason).or_default().push(*refused);
+    }
+    let mut by_reason: Vec<_> = by_reason.into_iter().collect();
+    by_reason.sort_by_key(|(_, refused)| std::cmp::Reverse(refused.len()));
+    by_reason
+        .into_iter()
+        .map(|(reason, refused)| of_refusal(view, reason, &refused))
+        .collect()
+}
+
+fn of_refusal(view: &View<'_>, reason: &str, refused: &[Refused<'_>]) -> Finding {
+    let name = |number: u32| view.world.names.name(number);
+    let (culprits, peers): (Vec<u32>, _) = if is_of_the_observer(reason) {
+        let mut observers: Vec<u32> = refused.iter().map(|refused| refused.observer).collect();
+        observers.sort_by_key(|observer| name(*observer));
+        observers.dedup();
+        (observers, format!("{} not reached", count(refused.len(), "peer")))
+    } else {
+        let pairs: Vec<_> = refused
+            .iter()
+            .map(|refused| (refused.observer, refused.trouble.peer))
+            .collect();
+        let culprits = cover(&pairs, name);
+        let most = culprits.iter().map(|culprit| culprit.refused_by).max().unwrap_or(0);
+        let nodes: Vec<u32> = culprits.iter().map(|culprit| culprit.node).collect();
+        (nodes, format!("refused by {}", count(most, "node")))
+    };
+    let what = words(reason, culprits.len());
+    // The clearest example: what another node says of the first culprit.
+    let example = refused
+        .iter()
+        .filter(|refused| culprits.first() == Some(&refused.trouble.peer))
+        .chain(refused)
+        .min_by_key(|refused| (culprits.first() != Some(&refused.trouble.peer), name(refused.observer)));
+    Finding {
+        reason: reason.to_owned(),
+        summary: format!("{} {what}: {peers}", list(culprits.iter().map(|culprit| name(*culprit)))),
+        advice: example.map_or_else(String::new, |example| {
+            let (peer, message) = (name(example.trouble.peer), &example.trouble.message);
+            let peer = if message.starts_with(peer) { String::new() } else { format!("{peer} ") };
+            format!("{} says: {peer}{message}", name(example.observer))
+        }),
+    }
+}
+
+/// Whether a refusal with this reason has its cause at the node that refuses.
+fn is_of_the_observer(reason: &str) -> bool {
+    matches!(reason, "NoDevice" | "ForeignRoute" | "NoUnderlayRoute")
+}
+
+fn words(reason: &str, number: usize) -> String {
+    let (one, several) = match reason {
+        "OffLink" => ("is off-link", "are off-link"),
+        "NoPolicy" => ("is governed by no policy", "are governed by no policy"),
+        "NoCommonFamily" => (
+            "has no address family in common with its peers",
+            "have no address family in common with their peers",
+        ),
+        "PeerNotReceiving" => ("does not receive on the lane yet", "do not receive on the lane yet"),
+        "PeerNotReported" => ("has not reported its links yet", "have not reported their links yet"),
+        "NoDevice" => ("cannot open a tunnel device", "cannot open a tunnel device"),
+        "ForeignRoute" => (
+            "has a route that is not Podlane's in the place of ours",
+            "have routes that are not Podlane's in the place of ours",
+        ),
+        "NoUnderlayRoute" => ("has no route to a peer", "have no route to a peer"),
+        "PodCIDRCoversUnderlay" => (
+            "has a pod CIDR that covers the underlay",
+            "have pod CIDRs that cover the underlay",
+        ),
+        _ => return format!("{} not reached as declared ({reason})", agree(number, "is", "are")),
+    };
+    agree(number, one, several).to_owned()
+}
+
+/// Whom is being waited for, and for what.
+pub(super) fn waits(view: &View<'_>, assessment: &Assessment<'_>) -> Option<Finding> {
+    let mut by_wait: BTreeMap<Wait, Vec<&str>> = BTreeMap::new();
+    for (place, wait) in &assessment.waiting {
+        by_wait
+            .entry(*wait)
+            .or_default()
+            .push(&view.world.nodes.all()[*place].name);
+    }
+    let (first, _) = by_wait.first_key_value()?;
+    let reason = match first {
+        Wait::Silent | Wait::Behind => "AgentSilent",
+        Wait::Moving | Wait::Counting | Wait::Untold => "NotSettled",
+    };
+    let names: std::collections::BTreeSet<&str> = by_wait.values().flatten().copied().collect();
+    let advice: Vec<String> = by_wait
+        .iter()
+        .map(|(wait, names)| {
+            let one = names.len();
+            let what = match wait {
+                Wait::Silent => agree(
+                    one,
+                    "has never had an answer from its agent: see that podlane-agent runs there",
+                    "have never had an answer from their agents: see that podlane-agent runs there",
+                ),
+                Wait::Behind => agree(
+                    one,
+                    "has yet to answer what it was told: look at its podlane-agent if that does not end",
+                    "have yet to answer what they were told: look at their podlane-agents if that does not end",
+                ),
+                Wait::Moving => agree(one, "is changing lanes", "are changing lanes"),
+                Wait::Counting => agree(
+                    one,
+                    "has yet to hear of all other nodes",
+                    "have yet to hear of all other nodes",
+                ),
+                Wait::Untold => agree(one, "has yet to be told", "have yet to be told"),
+            };
+            format!("{} {what}", list(names))
+        })
+        .collect();
+    Some(Finding {
+        reason: reason.to_owned(),
+        summary: format!("waiting for {}", list(names)),
+        advice: advice.join("; "),
+    })
+}

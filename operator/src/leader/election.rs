@@ -1,0 +1,288 @@
+//! Taking the lease, keeping it and giving it up.
+
+use super::{Candidate, Step, Terms};
+use crate::said::Said;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Api, PostParams};
+use kube::{Client, Error, ResourceExt};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// Leadership was lost: whoever did must not act any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// Somebody else has the lease.
+    #[error("{0} has taken the lease")]
+    Taken(String),
+    /// The lease could not be renewed in time.
+    #[error("the lease could not be renewed within {0:?}: {1}")]
+    NotRenewed(Duration, String),
+}
+
+/// Taking part in the election.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    terms: Terms,
+    candidate: Candidate,
+    held: Option<Lease>,
+    said: Said,
+}
+
+impl Election {
+    /// Takes part, for the lease with this name, as `identity`.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, terms: Terms) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            terms,
+            candidate: Candidate::new(identity.to_owned(), terms),
+            held: None,
+            said: Said::default(),
+        }
+    }
+
+    /// Waits until the lease is this one's. Says when it was when that succeeded: the lease counts from then.
+    pub async fn acquire(&mut self) -> Instant {
+        loop {
+            let start = Instant::now();
+            match timeout(self.terms.renew, self.attempt()).await {
+                Ok(Ok(true)) => return start,
+                Ok(Ok(false)) => {
+                    let holder = self.candidate.holder().unwrap_or("nobody").to_owned();
+                    if self.said.is_news("lease", &holder, start.into_std()) {
+                        tracing::info!(lease = self.name, holder, "standing by: another operator leads");
+                    }
+                }
+                Ok(Err(error)) => self.say(&error.to_string()),
+                Err(_) => self.say("no answer"),
+            }
+            // client-go: the retry period, and up to 1.2 times as much again.
+            sleep(self.terms.retry.mul_f64(1.0 + 1.2 * rand::random::<f64>())).await;
+        }
+    }
+
+    /// Keeps the lease, until it is lost.
+    pub async fn keep(&mut self, acquired: Instant) -> Lost {
+        let mut renewed = acquired;
+        let mut why = "no answer".to_owned();
+        loop {
+            let deadline = renewed + self.terms.renew;
+            if timeout_at(deadline, sleep(self.terms.retry)).await.is_err() {
+                return Lost::NotRenewed(self.terms.renew, why);
+            }
+            let start = Instant::now();
+            match timeout_at(deadline, self.attempt()).await {
+                Ok(Ok(true)) => {
+                    renewed = start;
+                    self.said.is_over("lease");
+                }
+                Ok(Ok(false)) => return Lost::Taken(self.candidate.holder().unwrap_or("nobody").to_owned()),
+                Ok(Err(error)) => {
+                    why = error.to_string();
+                    self.say(&why.clone());
+                }
+                Err(_) => return Lost::NotRenewed(self.terms.renew, why),
+            }
+        }
+    }
+
+    /// Gives the lease up, if it is held.
+    pub async fn release(&mut self) {
+        let Some(held) = self.held.take().filter(|_| self.candidate.holds()) else {
+            return;
+        };
+        let released = self.candidate.release(&held, Timestamp::now());
+        let parameters = PostParams::default();
+        let release = self.api.replace(&self.name, &parameters, &released);
+        match timeout(self.terms.retry, release).await {
+            Ok(Ok(_)) => tracing::info!(lease = self.name, "gave the lease up"),
+            Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "could not give the lease up"),
+            Err(_) => tracing::warn!(lease = self.name, "could not give the lease up: no answer"),
+        }
+    }
+
+    /// One attempt to take or renew the lease. Whoever holds it does not look first: that halves what a slow API server costs.
+    async fn attempt(&mut self) -> Result<bool, Error> {
+        if let Some(held) = self.held.take().filter(|_| self.candidate.holds()) {
+            let step = self.candidate.step(Some(&held), Instant::now(), Timestamp::now());
+            match self.write(step).await {
+                Err(Error::Api(status)) if status.code == 409 || status.code == 404 => {}
+                Ok(is_held) => return Ok(is_held),
+                Err(error) => {
+                    // Whether it was written is not known: look next time.
+                    return Err(error);
+                }
+            }
+        }
+        let lease = self.api.get_opt(&self.name).await?;
+        let step = self.candidate.step(lease.as_ref(), Instant::now(), Timestamp::now());
+        match self.write(step).await {
+            // Somebody else was quicker.
+            Err(Error::Api(status)) if status.code == 409 => {
+                if let Some(lease) = self.api.get_opt(&self.name).await? {
+                    self.candidate.observe(&lease, Instant::now());
+                }
+                Ok(false)
+            }
+            other => other,
+        }
+    }
+
+    async fn write(&mut self, step: Step) -> Result<bool, Error> {
+        let written = match step {
+            Step::Wait => return Ok(false),
+            Step::Create(mut lease) => {
+                lease.metadata.name = Some(self.name.clone());
+                self.api.create(&PostParams::default(), &lease).await?
+            }
+            Step::Replace(lease) => self.api.replace(&self.name, &PostParams::default(), &lease).await?,
+        };
+        self.candidate.observe(&written, Instant::now());
+        tracing::trace!(lease = written.name_any(), "renewed");
+        self.held = Some(written);
+        Ok(true)
+    }
+
+    fn say(&mut self, why: &str) {
+        if self.said.is_news("lease", why, std::time::Instant::now()) {
+            tracing::warn!(lease = self.name, why, "cannot take or renew the lease; trying again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, Request, Response, StatusCode};
+    use kube::client::Body;
+    use serde_json::{Value, json};
+    use std::sync::{Arc, Mutex};
+    use tower_test::mock;
+
+    /// What the API server has, and how it answers.
+    #[derive(Default)]
+    struct Server {
+        lease: Option<Value>,
+        version: u64,
+        refuses: Option<u16>,
+        is_mute: bool,
+    }
+
+    fn election(server: &Arc<Mutex<Server>>, identity: &str) -> Election {
+        let (service, mut handle) = mock::pair::<Request<Body>, Response<Body>>();
+        let server = Arc::clone(server);
+        tokio::spawn(async move {
+            while let Some((request, send)) = handle.next_request().await {
+                let method = request.method().clone();
+                let body = request.into_body().collect_bytes().await.expect("a body");
+                let mut server = server.lock().expect("unpoisoned");
+                if server.is_mute {
+                    std::mem::forget(send);
+                    continue;
+                }
+                let (code, answer) = server.answer(&method, &body);
+                let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+                send.send_response(response.expect("a response"));
+            }
+        });
+        Election::new(Client::new(service, "default"), "podlane-system", "lease", identity, Terms::default())
+    }
+
+    impl Server {
+        fn answer(&mut self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
+            let failure = |code: u16| {
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});
+                (StatusCode::from_u16(code).expect("a code"), status)
+            };
+            if let Some(code) = self.refuses {
+                return failure(code);
+            }
+            match (method, &self.lease) {
+                (&Method::GET, Some(lease)) => (StatusCode::OK, lease.clone()),
+                (&Method::GET, None) => failure(404),
+                (_, known) => {
+                    let mut lease: Value = serde_json::from_slice(body).expect("JSON");
+                    let expected = known.as_ref().map_or(&Value::Null, |known| &known["metadata"]["resourceVersion"]);
+                    if lease["metadata"]["resourceVersion"] != *expected {
+                        return failure(409);
+                    }
+                    self.version += 1;
+                    lease["metadata"]["resourceVersion"] = self.version.to_string().into();
+                    self.lease = Some(lease.clone());
+                    (StatusCode::OK, lease)
+                }
+            }
+        }
+    }
+
+    fn holder(server: &Arc<Mutex<Server>>) -> String {
+        let server = server.lock().expect("unpoisoned");
+        let lease = server.lease.as_ref().expect("a lease");
+        lease["spec"]["holderIdentity"].as_str().unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_starts_at_once_when_the_first_gives_the_lease_up() {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (mut first, mut second) = (election(&server, "first"), election(&server, "second"));
+        let acquired = first.acquire().await;
+        assert_eq!(holder(&server), "first");
+        assert!(timeout(Duration::from_secs(60), async {
+            tokio::join!(second.acquire(), first.keep(acquired))
+        })
+        .await
+        .is_err());
+        assert_eq!(holder(&server), "first");
+        first.release().await;
+        timeout(Duration::from_secs(5), second.acquire()).await.expect("free");
+        assert_eq!(holder(&server), "second");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_starts_when_the_first_has_been_silent_for_the_length_of_a_lease() {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let (mut first, mut second) = (election(&server, "first"), election(&server, "second"));
+        let acquired = first.acquire().await;
+        let start = Instant::now();
+        second.acquire().await;
+        let waited = start.elapsed().as_secs();
+        assert!((15..22).contains(&waited), "{waited}");
+        assert!(matches!(first.keep(acquired).await, Lost::NotRenewed(..) | Lost::Taken(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_cannot_renew_stops_before_another_may_start() {
+        for (refuses, is_mute, expected) in [(Some(429), false, true), (Some(500), false, true), (None, true, true)] {
+            let server = Arc::new(Mutex::new(Server::default()));
+            let mut first = election(&server, "first");
+            let acquired = first.acquire().await;
+            {
+                let mut server = server.lock().expect("unpoisoned");
+                (server.refuses, server.is_mute) = (refuses, is_mute);
+            }
+            let lost = first.keep(acquired).await;
+            assert_eq!(matches!(lost, Lost::NotRenewed(..)), expected, "{lost}");
+            assert!(acquired.elapsed() <= Terms::default().renew);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_taken_away_is_noticed_at_the_next_renewal() {
+        let server = Arc::new(Mutex::new(Server::default()));
+        let mut first = election(&server, "first");
+        let acquired = first.acquire().await;
+        {
+            let mut server = server.lock().expect("unpoisoned");
+            server.version += 1;
+            let version = server.version.to_string();
+            let lease = server.lease.as_mut().expect("a lease");
+            lease["metadata"]["resourceVersion"] = version.into();
+            lease["spec"]["holderIdentity"] = "usurper".into();
+        }
+        let lost = first.keep(acquired).await;
+        assert_eq!(lost.to_string(), "usurper has taken the lease");
+        assert!(acquired.elapsed() < Duration::from_secs(4));
+    }
+}

@@ -1,0 +1,105 @@
+//! The command line.
+
+use crate::leader::Terms;
+use crate::world::Settings;
+use clap::{Parser, ValueEnum};
+use ipnet::IpNet;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+
+/// Keeps Podlane's nodes told: resolves RoutingPolicies, publishes peers, writes status.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "podlane-operator", version)]
+pub struct Options {
+    /// How to reach the API server; default: as a pod does, or else as kubectl does.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of the lease that the leader holds.
+    #[arg(long, default_value = "podlane-system")]
+    pub namespace: String,
+    /// What the whole cluster's pods are numbered from: no packet for it ever follows a node's default route.
+    #[arg(long = "cluster-pod-cidr", value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// The name of the lease that the leader holds.
+    #[arg(long, default_value = "podlane-operator")]
+    pub leader_election_id: String,
+    /// The name under which this operator leads; default: the host's, with something at random.
+    #[arg(long)]
+    pub identity: Option<String>,
+    /// Peers in one PeerSlice, at most.
+    #[arg(long, hide = true, default_value_t = podlane_plan::slices::CAPACITY, value_parser = capacity)]
+    pub slice_capacity: usize,
+    /// How to write the log. What is logged, RUST_LOG says.
+    #[arg(long, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// A PeerSlice takes 500 peers.
+fn capacity(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(capacity @ 1..=500) => Ok(capacity),
+        _ => Err("must be 1 to 500".to_owned()),
+    }
+}
+
+impl Options {
+    /// The name under which this operator leads.
+    pub fn identity(&self) -> String {
+        self.identity.clone().unwrap_or_else(|| {
+            let host = hostname::get().ok().and_then(|host| host.into_string().ok());
+            let host = host.unwrap_or_else(|| "podlane-operator".to_owned());
+            format!("{host}_{:08x}", rand::random::<u32>())
+        })
+    }
+
+    /// What decisions depend on.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            cluster_pod_cidrs: self.cluster_pod_cidrs.iter().map(IpNet::trunc).collect(),
+            slice_capacity: self.slice_capacity,
+        }
+    }
+
+    /// How long leading takes.
+    pub fn terms(&self) -> Terms {
+        Terms::default()
+    }
+
+    /// Begins the log.
+    pub fn log(&self) {
+        // The client's own words on each failed request would repeat what is said here once.
+        let quiet = "info,kube_client=off,kube_runtime=off";
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => subscriber.with_target(false).init(),
+            LogFormat::Json => subscriber.json().init(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_read() {
+        let parse = |text: &str| Options::try_parse_from(text.split_whitespace());
+        let options = parse("operator --cluster-pod-cidr 172.20.0.7/16,fd00::/48 --cluster-pod-cidr 10.0.0.0/8")
+            .expect("valid");
+        let cidrs: Vec<_> = options.settings().cluster_pod_cidrs.iter().map(IpNet::to_string).collect();
+        assert_eq!(cidrs, ["172.20.0.0/16", "fd00::/48", "10.0.0.0/8"]);
+        assert_ne!(options.identity(), options.identity());
+        assert!(parse("operator --cluster-pod-cidr 172.20").is_err());
+        assert!(parse("operator --slice-capacity 0").is_err());
+    }
+}

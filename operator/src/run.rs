@@ -1,0 +1,110 @@
+//! The operator as a whole: watch, be elected, lead, and end.
+
+use crate::apply::Applier;
+use crate::leader::{Election, Lost};
+use crate::options::Options;
+use crate::passes;
+use crate::seen::{Seen, SeenNode};
+use crate::watch::{Shared, follow};
+use crate::world::World;
+use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use podlane_crds::{PeerSlice, RoutingNode, RoutingPolicy};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tower::timeout::TimeoutLayer;
+
+/// How long an answer may take to begin.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long a connection may be silent: the API server sends a bookmark about once a minute where there is nothing else.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// Why the operator ended, other than because it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// There is no way to the API server.
+    #[error("cannot tell how to reach the API server: {0}")]
+    Config(String),
+    /// A handler for signals could not be installed.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[from] std::io::Error),
+    /// Another operator may act from now on, so this one must not.
+    #[error("leadership is lost: {0}")]
+    Lost(#[from] Lost),
+}
+
+/// Runs until it is asked to end.
+///
+/// # Errors
+/// When it has to end by itself.
+pub async fn run(options: &Options) -> Result<(), RunError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let client = client(options).await?;
+    let identity = options.identity();
+    let shared = Arc::new(Shared::new(World::new(options.settings())));
+    let mut watches = JoinSet::new();
+    spawn_watches(&mut watches, &client, &shared);
+    let mut election = Election::new(
+        client.clone(),
+        &options.namespace,
+        &options.leader_election_id,
+        &identity,
+        options.terms(),
+    );
+    let mut applier = Applier::new(client, &identity);
+    tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "started");
+    let ended = tokio::select! {
+        lost = lead(&mut election, &mut applier, &shared, &identity) => Err(lost.into()),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    watches.abort_all();
+    if ended.is_ok() {
+        election.release().await;
+        tracing::info!("ended");
+    }
+    ended
+}
+
+async fn lead(election: &mut Election, applier: &mut Applier, shared: &Shared, identity: &str) -> Lost {
+    let acquired = election.acquire().await;
+    tracing::info!(identity, "leading");
+    tokio::select! {
+        lost = election.keep(acquired) => lost,
+        never = passes::run(shared, applier) => match never {},
+    }
+}
+
+fn spawn_watches(watches: &mut JoinSet<()>, client: &Client, shared: &Arc<Shared>) {
+    macro_rules! spawn {
+        ($($kind:ty),+) => {$({
+            let (client, shared) = (client.clone(), Arc::clone(shared));
+            watches.spawn(async move { follow::<$kind>(client, &shared).await });
+        })+};
+    }
+    spawn!(SeenNode, Seen<RoutingPolicy>, Seen<RoutingNode>, Seen<PeerSlice>);
+}
+
+async fn client(options: &Options) -> Result<Client, RunError> {
+    let words = |error: &dyn std::error::Error| RunError::Config(error.to_string());
+    let mut config = match &options.kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| words(&error))?;
+            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(|error| words(&error))?
+        }
+        None => Config::infer().await.map_err(|error| words(&error))?,
+    };
+    // Trying again is the business of whoever decides anew.
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    let builder = ClientBuilder::try_from(config).map_err(|error| words(&error))?;
+    Ok(builder.with_layer(&TimeoutLayer::new(ANSWER)).build())
+}

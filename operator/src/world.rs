@@ -1,0 +1,218 @@
+//! The picture of the cluster that decisions are made from: what the API server holds, reduced to what matters.
+//!
+//! Invariant: a record never goes back in time. The answers to the operator's own writes are put in like what the watches
+//! bring, so that the next decision is made from what was written and not from what has yet to come back.
+
+mod names;
+mod nodes;
+mod policies;
+mod routing_nodes;
+mod slices;
+
+pub use names::{Names, Texts};
+pub use nodes::Nodes;
+pub use policies::{Fault, PolicyRecord};
+pub use routing_nodes::{NodeRecord, Report, Trouble, known_lanes};
+pub use slices::SliceRecord;
+
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
+use podlane_crds::Undecodable;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// What the operator was told on its command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What the whole cluster's pods are numbered from.
+    pub cluster_pod_cidrs: Vec<IpNet>,
+    /// Peers in one slice, at most.
+    pub slice_capacity: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            cluster_pod_cidrs: Vec::new(),
+            slice_capacity: podlane_plan::slices::CAPACITY,
+        }
+    }
+}
+
+/// The kinds of object that the picture is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Nodes.
+    Node,
+    /// What users declare.
+    RoutingPolicy,
+    /// What nodes are told, and what they answer.
+    RoutingNode,
+    /// What nodes are told of each other.
+    PeerSlice,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Node, Self::RoutingPolicy, Self::RoutingNode, Self::PeerSlice];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// How the operator came to see an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In a list: what it says goes, even after etcd was restored from a backup.
+    List,
+    /// As a change, or in the answer to a write: what is older than what is known is left out.
+    Change,
+}
+
+/// The picture.
+#[derive(Debug, Default)]
+pub struct World {
+    /// What the operator was told on its command line.
+    pub settings: Settings,
+    /// All Nodes.
+    pub nodes: Nodes,
+    /// All RoutingPolicies.
+    pub policies: BTreeMap<String, PolicyRecord>,
+    /// All RoutingNodes.
+    pub routing_nodes: BTreeMap<String, NodeRecord>,
+    /// All PeerSlices.
+    pub slices: BTreeMap<String, SliceRecord>,
+    /// Nodes' names, numbered.
+    pub names: Names,
+    /// Since when every node has been doing what it was told: see [`crate::decide::LINGER`].
+    pub settled_since: Option<Timestamp>,
+    texts: Texts,
+    listed: BTreeSet<Kind>,
+}
+
+/// What putting an object into the picture came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Whether anything that matters is different now.
+    pub matters: bool,
+    /// Why the object cannot be read.
+    pub unreadable: Option<Undecodable>,
+}
+
+impl World {
+    /// An empty picture.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
+    /// All objects of this kind have been seen at least once.
+    pub fn is_listed(&mut self, kind: Kind) {
+        self.listed.insert(kind);
+    }
+
+    /// Whether the picture is whole. Nothing is decided before: an object not seen yet would count as deleted.
+    pub fn is_whole(&self) -> bool {
+        Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// Whether every node was found to be doing what it is told.
+    pub fn note_settled(&mut self, is_settled: bool, now: Timestamp) {
+        self.settled_since = is_settled.then(|| self.settled_since.unwrap_or(now));
+    }
+
+    /// The names of all objects of a kind.
+    pub fn names_of(&self, kind: Kind) -> BTreeSet<String> {
+        match kind {
+            Kind::Node => self.nodes.all().iter().map(|node| node.name.clone()).collect(),
+            Kind::RoutingPolicy => self.policies.keys().cloned().collect(),
+            Kind::RoutingNode => self.routing_nodes.keys().cloned().collect(),
+            Kind::PeerSlice => self.slices.keys().cloned().collect(),
+        }
+    }
+
+    /// An object is gone; with an identity, only that very object, and not a later one of its name. Says whether it was there.
+    pub fn forget(&mut self, kind: Kind, name: &str, uid: Option<&str>) -> bool {
+        fn from<R>(records: &mut BTreeMap<String, R>, name: &str, is: impl Fn(&R) -> bool) -> bool {
+            records.get(name).is_some_and(is) && records.remove(name).is_some()
+        }
+        let is = |identity: &Identity| uid.is_none_or(|uid| uid == identity.uid);
+        match kind {
+            Kind::Node => self.nodes.remove(name, uid),
+            Kind::RoutingPolicy => from(&mut self.policies, name, |record| is(&record.identity)),
+            Kind::RoutingNode => from(&mut self.routing_nodes, name, |record| is(&record.identity)),
+            Kind::PeerSlice => from(&mut self.slices, name, |record| is(&record.identity)),
+        }
+    }
+}
+
+/// Which object a record is of, and which version of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `metadata.resourceVersion`: a number that grows (Kubernetes 1.35, KEP-5504; true of etcd ever since).
+    pub resource_version: u64,
+}
+
+impl Identity {
+    fn of(metadata: &ObjectMeta) -> Self {
+        Self {
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+            resource_version: metadata
+                .resource_version
+                .as_deref()
+                .and_then(|version| version.parse().ok())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Whether this is an older version of the same object than `known`, or than what replaced it.
+    fn is_outdated(&self, known: Option<&Self>, source: Source) -> bool {
+        source == Source::Change && known.is_some_and(|known| self.resource_version < known.resource_version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn node(world: &mut World, version: u64, cidr: &str, source: Source) -> bool {
+        let seen = serde_json::from_value(json!({
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": version.to_string()}, "spec": {"podCIDR": cidr},
+        }))
+        .expect("a node");
+        world.see_node(seen, source).matters
+    }
+
+    #[test]
+    fn nothing_is_whole_before_all_four_lists_are() {
+        let mut world = World::default();
+        for kind in Kind::ALL {
+            assert!(!world.is_whole());
+            world.is_listed(kind);
+        }
+        assert!(world.is_whole());
+    }
+
+    #[test]
+    fn a_change_does_not_go_back_in_time_but_a_list_may() {
+        let mut world = World::default();
+        assert!(node(&mut world, 5, "172.20.0.0/24", Source::List));
+        assert!(!node(&mut world, 6, "172.20.0.0/24", Source::Change), "a heartbeat");
+        assert!(!node(&mut world, 4, "172.20.9.0/24", Source::Change));
+        assert!(node(&mut world, 3, "172.20.9.0/24", Source::List));
+        assert!(!world.forget(Kind::Node, "a", Some("another")));
+        assert!(world.forget(Kind::Node, "a", Some("u")));
+    }
+}

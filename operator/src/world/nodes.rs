@@ -1,0 +1,72 @@
+//! Nodes, as the plan knows them.
+
+use super::{Change, Identity, Source, World};
+use crate::seen::SeenNode;
+use podlane_plan::cluster::Node;
+
+/// All Nodes, in the order of their names: side by side, as [`podlane_plan::cluster::admit`] takes them.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    nodes: Vec<Node>,
+    identities: Vec<Identity>,
+}
+
+impl Nodes {
+    /// All of them.
+    pub fn all(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The place of the node with this name.
+    ///
+    /// # Errors
+    /// The place where it would be.
+    pub fn place(&self, name: &str) -> Result<usize, usize> {
+        self.nodes.binary_search_by(|node| node.name.as_str().cmp(name))
+    }
+
+    /// The `metadata.uid` of the node in this place.
+    pub fn uid(&self, place: usize) -> &str {
+        self.identities.get(place).map_or("", |identity| &identity.uid)
+    }
+
+    pub(super) fn remove(&mut self, name: &str, uid: Option<&str>) -> bool {
+        match self.place(name) {
+            Ok(place) if uid.is_none_or(|uid| uid == self.uid(place)) => {
+                self.nodes.remove(place);
+                self.identities.remove(place);
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+impl World {
+    /// A Node was seen.
+    pub fn see_node(&mut self, seen: SeenNode, source: Source) -> Change {
+        let identity = Identity::of(&seen.metadata);
+        let node = seen.node();
+        let matters = match self.nodes.place(&node.name) {
+            Ok(place) => {
+                let known = &mut self.nodes.identities[place];
+                if identity.is_outdated(Some(known), source) {
+                    return Change::default();
+                }
+                let matters = known.uid != identity.uid || self.nodes.nodes[place] != node;
+                *known = identity;
+                self.nodes.nodes[place] = node;
+                matters
+            }
+            Err(place) => {
+                self.nodes.nodes.insert(place, node);
+                self.nodes.identities.insert(place, identity);
+                true
+            }
+        };
+        Change {
+            matters,
+            unreadable: None,
+        }
+    }
+}
