@@ -29,10 +29,10 @@ build:
 crds:
 	@cargo run -q -p podlane-crds --bin generate-crds
 
-demo: deps control-plane build
+demo: deps build
 	@$(lab) demo
 
-lab: deps control-plane build
+lab: deps build
 	@$(lab) up
 
 # Only builds where nothing was built: a lab can be taken down in the middle of a change.

@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
     category = "podlane",
     doc = "How the pods of the nodes that it selects reach the pods of other nodes: natively or through a tunnel.",
     status = "RoutingPolicyStatus",
-    selectable = ".spec.routingMode",
     printcolumn = r#"{"name":"Mode","type":"string","jsonPath":".spec.routingMode","description":"native or tunnel"}"#,
     printcolumn = r#"{"name":"Protocol","type":"string","jsonPath":".status.protocol","description":"the encapsulation, where one is used"}"#,
     printcolumn = r#"{"name":"Nodes","type":"string","jsonPath":".status.nodesReady","description":"nodes that are ready, of those that the policy governs"}"#,

@@ -293,7 +293,7 @@ fn foreign_route(context: &mut Context) -> Result<()> {
 fn foreign_device(context: &mut Context) -> Result<()> {
     let lab = ready_lab(context)?;
     after(lab, "k8s-w1", &["link", "add", "podlane_vxlan", "type", "bridge"])?;
-    let message = wait_for_condition(lab, "routingnode", "k8s-w1", "Ready", "False", "NoDevice")?;
+    let message = wait_for_condition(lab, "routingnode", "k8s-w1", "Ready", "False", "ForeignDevice")?;
     ensure!(
         message.contains("podlane_vxlan") && message.contains("bridge"),
         "{message}"
@@ -404,9 +404,9 @@ fn undecodable_policy(context: &mut Context) -> Result<()> {
     with_any_spec(lab, "routingpolicies", || {
         let kubectl = lab.kubectl()?;
         kubectl.create(&policy("odd", &json!({"routingMode": 7, "priority": 9})).to_string())?;
-        let message = wait_for_condition(lab, "routingpolicy", "odd", "Accepted", "False", "Undecodable")?;
+        let message = wait_for_condition(lab, "routingpolicy", "odd", "Accepted", "False", "Unreadable")?;
         ensure!(
-            message.contains("odd") && message.contains("cannot be read"),
+            message.contains("cannot be read"),
             "{message}"
         );
         ensure!(
@@ -417,7 +417,7 @@ fn undecodable_policy(context: &mut Context) -> Result<()> {
         // A policy in force that becomes unreadable stays in force as it was, also after the operator started anew.
         let patch = json!({"spec": {"tunnel": {"port": "many"}}}).to_string();
         kubectl.run(&["patch", "routingpolicy", POLICY, "--type=merge", "-p", &patch])?;
-        wait_for_condition(lab, "routingpolicy", POLICY, "Accepted", "False", "Undecodable")?;
+        wait_for_condition(lab, "routingpolicy", POLICY, "Accepted", "False", "Unreadable")?;
         ensure!(
             way(lab, "k8s-ctr", "172.20.2.0/24")? == "encap 192.168.20.100",
             "the lane has changed"

@@ -4,7 +4,8 @@ use crate::kernel::{Failure, Kernel, Observation, TransportError};
 use crate::retries::Retries;
 use podlane_plan::desired::{Assignment, Desired, Peer, desired, devices, local_links, sysctls_to_read};
 use podlane_plan::diff::{Operation, diff, open_devices};
-use podlane_plan::kernel::{Item, KernelState, UnderlayAddress};
+use podlane_plan::kernel::{Item, KernelState, RouteTarget, UnderlayAddress};
+use podlane_plan::lane::{Lane, Tunnel};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -32,6 +33,9 @@ pub struct Outcome {
     pub unfinished: Vec<Unfinished>,
     /// Whether the kernel held what is desired when it was last read.
     pub settled: bool,
+    /// The lanes on which the kernel sends: those that are desired, and until it is settled those of the routes it held too. A
+    /// receiver closes a lane on the word of its senders, so this must never be only what was meant to be.
+    pub sends_on: BTreeSet<Lane>,
     /// Operations carried out.
     pub applied: usize,
     /// Indices of our devices.
@@ -172,11 +176,16 @@ impl<'a> Pass<'a> {
     ) -> Outcome {
         let refused = self.refused;
         self.retries.keep(|operation| refused.contains_key(operation));
+        let mut sends_on = desired.sends_on();
+        if !settled {
+            sends_on.extend(held_lanes(&seen.observed.ours));
+        }
         let said = |why: &String| unavailable.values().any(|said| said == why);
         Outcome {
             desired,
             underlay: seen.observed.underlay,
             settled,
+            sends_on,
             unfinished: refused
                 .into_iter()
                 .filter(|(_, why)| !said(why))
@@ -186,6 +195,26 @@ impl<'a> Pass<'a> {
             devices: seen.device_indices,
         }
     }
+}
+
+/// The lanes of the routes that a kernel holds. Where a route without encapsulation leads makes no difference to its receiver
+/// ([`Lane::arrives_as`]).
+fn held_lanes(held: &KernelState) -> BTreeSet<Lane> {
+    held.routes
+        .values()
+        .filter_map(|route| match &route.target {
+            RouteTarget::Via { .. } => Some(Lane::Native),
+            RouteTarget::Encapsulated { vni, device, .. } => {
+                let device = held.devices.get(device)?;
+                Some(Lane::Tunnel(Tunnel {
+                    protocol: device.protocol,
+                    port: device.port,
+                    vni: *vni,
+                }))
+            }
+            RouteTarget::Unreachable => None,
+        })
+        .collect()
 }
 
 /// The log says what is done to the kernel: each operation where they are few.

@@ -108,7 +108,7 @@ fn tell(status: &mut RoutingNodeStatus, assignment: &Assignment, outcome: &Outco
         .map(|address| underlay_link(address, &links))
         .collect();
     status.receives_on = desired.receives_on.iter().map(Lane::to_string).collect();
-    status.sends_on = desired.sends_on().iter().map(Lane::to_string).collect();
+    status.sends_on = outcome.sends_on.iter().map(Lane::to_string).collect();
     let counts = counts(desired);
     status.lanes = Some(line(&counts));
     status.counts = Some(counts);
@@ -188,7 +188,10 @@ fn peer_status(name: &str, peer: &PeerLane) -> PeerStatus {
         .filter(|wanted| peer.used.as_ref() != Ok(wanted));
     let (reason, message) = match (refusal, wanted) {
         (Some((refusal, message)), _) => (Some(refusal.reason()), Some(message)),
-        (None, Some(wanted)) => (Some("Moving"), Some(format!("{name} is moving to {wanted}"))),
+        (None, Some(wanted)) => match peer.waits_for.as_ref().filter(|refusal| !refusal.passes()) {
+            Some(refusal) => (Some(refusal.reason()), Some(format!("{name} {refusal}"))),
+            None => (Some("Moving"), Some(format!("{name} is moving to {wanted}"))),
+        },
         (None, None) => (None, None),
     };
     PeerStatus {

@@ -4,6 +4,7 @@ use crate::leader::Terms;
 use crate::world::Settings;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 
@@ -79,7 +80,8 @@ impl Options {
         // The client's own words on each failed request would repeat what is said here once.
         let quiet = "info,kube_client=off,kube_runtime=off";
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => subscriber.with_target(false).init(),
             LogFormat::Json => subscriber.json().init(),

@@ -72,6 +72,8 @@ pub struct PeerLane {
     pub wanted: Result<Lane, Refusal>,
     /// The lane that packets take now.
     pub used: Result<Lane, Refusal>,
+    /// Why packets do not take the lane that is wanted, while they take another.
+    pub waits_for: Option<Refusal>,
     /// The pod CIDRs that this lane does not reach, though it reaches others of the peer's.
     pub refused: BTreeMap<IpNet, Refusal>,
 }

@@ -46,6 +46,9 @@ fn render(case: &Case, node: &Node) -> String {
         if peer.used != peer.wanted {
             line(&mut text, format_args!("    wanted: {}", show(&peer.wanted)));
         }
+        if let Some(refusal) = &peer.waits_for {
+            line(&mut text, format_args!("    not yet, because it {refusal}"));
+        }
         for (cidr, refusal) in &peer.refused {
             line(&mut text, format_args!("    {cidr}: refused: {refusal}"));
         }

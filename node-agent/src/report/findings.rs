@@ -42,7 +42,7 @@ pub(super) fn progressing(assignment: &Assignment, outcome: &Outcome) -> Option<
         .peers
         .iter()
         .filter(|(_, peer)| match (&peer.wanted, &peer.used) {
-            (Ok(wanted), Ok(used)) => wanted != used,
+            (Ok(wanted), Ok(used)) => wanted != used && peer.waits_for.as_ref().is_none_or(Refusal::passes),
             (_, Err(refusal)) => refusal.passes(),
             (Err(_), Ok(_)) => false,
         })

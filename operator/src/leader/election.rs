@@ -90,16 +90,32 @@ impl Election {
 
     /// Gives the lease up, if it is held.
     pub async fn release(&mut self) {
-        let Some(held) = self.held.take().filter(|_| self.candidate.holds()) else {
+        if !self.candidate.holds() {
             return;
-        };
-        let released = self.candidate.release(&held, Timestamp::now());
-        let parameters = PostParams::default();
-        let release = self.api.replace(&self.name, &parameters, &released);
-        match timeout(self.terms.retry, release).await {
-            Ok(Ok(_)) => tracing::info!(lease = self.name, "gave the lease up"),
+        }
+        match timeout(self.terms.retry, self.give_up()).await {
+            Ok(Ok(())) => tracing::info!(lease = self.name, "gave the lease up"),
             Ok(Err(error)) => tracing::warn!(lease = self.name, %error, "could not give the lease up"),
             Err(_) => tracing::warn!(lease = self.name, "could not give the lease up: no answer"),
+        }
+    }
+
+    async fn give_up(&mut self) -> Result<(), Error> {
+        loop {
+            let held = match self.held.take() {
+                Some(held) => held,
+                // A renewal was under way: what came of it is not known.
+                None => self.api.get(&self.name).await?,
+            };
+            self.candidate.observe(&held, Instant::now());
+            if !self.candidate.holds() {
+                return Ok(());
+            }
+            let released = self.candidate.release(&held, Timestamp::now());
+            match self.api.replace(&self.name, &PostParams::default(), &released).await {
+                Err(Error::Api(status)) if status.code == 409 => {}
+                other => return other.map(|_| ()),
+            }
         }
     }
 
@@ -193,7 +209,8 @@ mod tests {
     impl Server {
         fn answer(&mut self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
             let failure = |code: u16| {
-                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code});
+                let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+                    "reason": if code == 404 { "NotFound" } else { "Conflict" }});
                 (StatusCode::from_u16(code).expect("a code"), status)
             };
             if let Some(code) = self.refuses {
@@ -236,6 +253,7 @@ mod tests {
         .is_err());
         assert_eq!(holder(&server), "first");
         first.release().await;
+        assert_eq!(holder(&server), "");
         timeout(Duration::from_secs(5), second.acquire()).await.expect("free");
         assert_eq!(holder(&server), "second");
     }

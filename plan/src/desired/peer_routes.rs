@@ -121,10 +121,15 @@ impl<'a> Router<'a> {
             open_there,
         )
         .map_err(|refusal| self.explain(refusal));
+        let waits_for = match (&used, &wanted) {
+            (Ok(used), Ok(wanted)) if used != wanted => Some(self.explain(Refusal::NotReceiving(*wanted))),
+            _ => None,
+        };
         let mut routed = Routed {
             lane: PeerLane {
                 wanted,
                 used: used.clone(),
+                waits_for,
                 refused: BTreeMap::new(),
             },
             routes: Vec::new(),
