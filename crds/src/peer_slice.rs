@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
     shortname = "ps",
     category = "podlane",
     doc = "What every node is told of up to some hundred other nodes. Made by the operator.",
-    printcolumn = r#"{"name":"Peers","type":"string","jsonPath":".spec.peers[*].name"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase")]

@@ -1,10 +1,12 @@
 //! What the API server refuses and explains, before any of Podlane's programs sees it.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podlane_e2e::lab::{Extent, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
+use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 fn main() -> ExitCode {
@@ -173,5 +175,50 @@ fn agents_rights(context: &mut Context) -> Result<()> {
         };
         ensure!(answer == allowed, "can an agent {verb} {what}? {answer}");
     }
+    Ok(())
+}
+
+fn own_node_only(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    for node in ["k8s-w0", "k8s-w1"] {
+        let object = json!({"apiVersion": "podlane.io/v1alpha1", "kind": "RoutingNode", "metadata": {"name": node}, "spec": {}});
+        kubectl.create(&object.to_string())?;
+    }
+    let who = [
+        "--as",
+        "podlane-agent:k8s-w0",
+        "--as-group",
+        "podlane:agents",
+        "--as-group",
+        "system:authenticated",
+    ];
+    let status = json!({"status": {"agentVersion": "probe"}}).to_string();
+    let patch = |node: &str| {
+        let words = [
+            "patch",
+            "routingnode",
+            node,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
+        kubectl.run(&[words.as_slice(), &who].concat())
+    };
+    // The policy is in force a moment after it was made.
+    let refused = wait_until(
+        "the policy to be in force",
+        Duration::from_secs(20),
+        || match patch("k8s-w1") {
+            Ok(answer) => bail!("taken: {answer}"),
+            Err(error) => Ok(format!("{error:#}")),
+        },
+    )?;
+    ensure!(
+        refused.contains("may not write the status of node k8s-w1"),
+        "{refused}"
+    );
+    patch("k8s-w0").context("its own status")?;
+    kubectl.run(&["delete", "routingnode", "k8s-w0", "k8s-w1"])?;
     Ok(())
 }

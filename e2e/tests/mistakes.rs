@@ -405,10 +405,7 @@ fn undecodable_policy(context: &mut Context) -> Result<()> {
         let kubectl = lab.kubectl()?;
         kubectl.create(&policy("odd", &json!({"routingMode": 7, "priority": 9})).to_string())?;
         let message = wait_for_condition(lab, "routingpolicy", "odd", "Accepted", "False", "Unreadable")?;
-        ensure!(
-            message.contains("cannot be read"),
-            "{message}"
-        );
+        ensure!(message.contains("cannot be read"), "{message}");
         ensure!(
             condition(lab, "routingpolicy", POLICY, "Ready")?.0 == "True",
             "the other policy is not ready"

@@ -253,14 +253,33 @@ fn too_many_requests(context: &mut Context) -> Result<()> {
     let result = (|| {
         pause(Duration::from_secs(2))?;
         let streams = six_streams(lab, 300)?;
-        for spec in [native_and_vxlan(), vxlan(), native_and_vxlan(), vxlan(), native_and_vxlan()] {
+        for spec in [
+            native_and_vxlan(),
+            vxlan(),
+            native_and_vxlan(),
+            vxlan(),
+            native_and_vxlan(),
+        ] {
             apply(lab, &spec)?;
             pause(Duration::from_secs(2))?;
         }
-        let levels = kubectl.run(&["get", "--raw", "/debug/api_priority_and_fairness/dump_priority_levels"])?;
-        let closed = levels.lines().find(|line| line.starts_with("closed")).unwrap_or_default();
-        let rejected = closed.split(',').nth(7).and_then(|number| number.trim().parse::<u32>().ok());
-        ensure!(rejected > Some(0), "the API server has rejected nothing:\n{levels}");
+        let levels = kubectl.run(&[
+            "get",
+            "--raw",
+            "/debug/api_priority_and_fairness/dump_priority_levels",
+        ])?;
+        let closed = levels
+            .lines()
+            .find(|line| line.starts_with("closed"))
+            .unwrap_or_default();
+        let rejected = closed
+            .split(',')
+            .nth(7)
+            .and_then(|number| number.trim().parse::<u32>().ok());
+        ensure!(
+            rejected > Some(0),
+            "the API server has rejected nothing:\n{levels}"
+        );
         anyhow::Ok(streams)
     })();
     open()?;
