@@ -27,6 +27,7 @@ fn main() -> ExitCode {
                 "an agent's identity writes its status and nothing else",
                 agents_rights,
             ),
+            Scenario::new("an agent speaks for its own node only", own_node_only),
         ],
     )
 }
