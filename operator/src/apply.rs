@@ -3,6 +3,7 @@
 mod request;
 
 use crate::backoff::Backoff;
+use crate::failure::{asks_to_wait, words};
 use crate::said::Said;
 use crate::watch::{Kept, Shared};
 use crate::world::{Kind, Source, World};
@@ -136,7 +137,7 @@ impl Applier {
                     outcome.done += 1;
                     self.succeeded(&write, &mut outcome);
                     let regarding = put(answer, &mut shared.world());
-                    self.publish(&write, regarding).await;
+                    self.publish(write, regarding);
                 }
                 Err(error) => self.failed(&write, &error, &mut outcome),
             }
@@ -182,10 +183,10 @@ impl Applier {
         let kind = failure(error);
         if kind == Failure::Away {
             if outcome.pause.is_none() {
-                let wait = self.away.fail(rand::random()).max(asked_to_wait(error));
+                let wait = self.away.fail(rand::random()).max(asks_to_wait(error));
                 outcome.pause = Some(now + wait);
-                if self.said.is_news("", &error.to_string(), now.into_std()) {
-                    tracing::warn!(%error, "the API server takes no writes; trying again");
+                if self.said.is_news("", &words(error), now.into_std()) {
+                    tracing::warn!(why = words(error), "the API server takes no writes; trying again");
                 }
             }
             return;
@@ -198,28 +199,38 @@ impl Applier {
         // That somebody else was quicker is no news, unless it goes on.
         let subject = subject(write);
         let is_usual = kind == Failure::Stale && target.backoff.failures() < 4;
-        if !is_usual && self.said.is_news(&subject, &error.to_string(), now.into_std()) {
-            tracing::warn!(%error, "cannot {subject}; trying again");
+        if !is_usual && self.said.is_news(&subject, &words(error), now.into_std()) {
+            tracing::warn!(why = words(error), "cannot {subject}; trying again");
         } else {
-            tracing::debug!(%error, "cannot {subject}; trying again");
+            tracing::debug!(why = words(error), "cannot {subject}; trying again");
         }
     }
 
-    async fn publish(&self, write: &Write, regarding: Option<ObjectReference>) {
-        let Some(regarding) = regarding else { return };
-        for event in &write.events {
-            log(write, event);
-            let event = ApiEvent {
-                type_: if event.is_warning { EventType::Warning } else { EventType::Normal },
-                reason: event.reason.clone(),
-                note: Some(event.note.clone()),
-                action: "Reconcile".to_owned(),
-                secondary: None,
-            };
-            if let Err(error) = self.recorder.publish(&event, &regarding).await {
-                tracing::debug!(%error, "an event could not be written");
+    /// Tells of what was written, beside whatever else is done: an event that does not get through is no loss.
+    fn publish(&self, write: Write, regarding: Option<ObjectReference>) {
+        let Some(regarding) = regarding.filter(|_| !write.events.is_empty()) else {
+            return;
+        };
+        let recorder = self.recorder.clone();
+        tokio::spawn(async move {
+            for event in &write.events {
+                log(&write, event);
+                let event = ApiEvent {
+                    type_: if event.is_warning {
+                        EventType::Warning
+                    } else {
+                        EventType::Normal
+                    },
+                    reason: event.reason.clone(),
+                    note: Some(event.note.clone()),
+                    action: "Reconcile".to_owned(),
+                    secondary: None,
+                };
+                if let Err(error) = recorder.publish(&event, &regarding).await {
+                    tracing::debug!(why = words(&error), "an event could not be written");
+                }
             }
-        }
+        });
     }
 }
 
@@ -234,15 +245,6 @@ fn log(write: &Write, event: &Event) {
 
 fn subject(write: &Write) -> String {
     format!("{} {} {}", write.what.verb(), write.what.kind(), write.name)
-}
-
-fn asked_to_wait(error: &Error) -> Duration {
-    let details = match error {
-        Error::Api(status) => status.details.as_ref(),
-        _ => None,
-    };
-    let seconds = details.map_or(0, |details| details.retry_after_seconds);
-    Duration::from_secs(seconds.into()).min(crate::backoff::LONGEST)
 }
 
 /// What a write says, without what it expects to find.

@@ -1,8 +1,8 @@
 //! What is to be written, given the picture of the cluster: a pure function of it and of the time.
 //!
 //! The whole cluster is decided anew each time, and only what differs from what the API server holds is written. In order:
-//! [`govern`] finds each node's policy, [`tell`] what each node is told, [`slices`] what the others are told of it,
-//! [`readiness`] what each node has come to, and [`policy_status`] what users are told.
+//! `govern` finds each node's policy, `tell` what each node is told, `slices` what the others are told of it,
+//! `readiness` what each node has come to, and `policy_status` what users are told.
 
 mod accepted;
 mod cover;
@@ -10,9 +10,13 @@ mod findings;
 mod govern;
 mod policy_status;
 mod readiness;
-mod slices;
 #[cfg(test)]
 mod simulation;
+mod slices;
+#[cfg(test)]
+mod status_tests;
+#[cfg(test)]
+mod story_tests;
 mod tell;
 mod words;
 
@@ -105,14 +109,16 @@ fn node_writes(view: &View<'_>) -> Vec<Write> {
                 },
             ),
             Some(record) if record.unreadable.is_some() => {}
-            Some(record) if record.spec.as_ref() != Some(spec) || record.owner.as_deref() != Some(owner) => write(
-                &node.name,
-                What::UpdateNode {
-                    expected: Expected::from(&record.identity),
-                    owner: owner.to_owned(),
-                    spec: Box::new(spec.clone()),
-                },
-            ),
+            Some(record) if record.spec.as_ref() != Some(spec) || record.owner.as_deref() != Some(owner) => {
+                write(
+                    &node.name,
+                    What::UpdateNode {
+                        expected: Expected::from(&record.identity),
+                        owner: owner.to_owned(),
+                        spec: Box::new(spec.clone()),
+                    },
+                )
+            }
             Some(_) => {}
         }
     }

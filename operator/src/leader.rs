@@ -196,12 +196,21 @@ mod tests {
         for (seen, expected) in [
             (vec![(0, None)], "create me since 1000 renewed 1000 transitions 0"),
             // Free: taken at once, and counted.
-            (vec![(0, Some(lease("", 5, 3)))], "replace me since 1000 renewed 1000 transitions 4"),
+            (
+                vec![(0, Some(lease("", 5, 3)))],
+                "replace me since 1000 renewed 1000 transitions 4",
+            ),
             // Mine: renewed, and since when stays.
-            (vec![(0, Some(lease("me", 5, 3)))], "replace me since 1 renewed 1000 transitions 3"),
+            (
+                vec![(0, Some(lease("me", 5, 3)))],
+                "replace me since 1 renewed 1000 transitions 3",
+            ),
             // Another's, however long ago its clock says that it was renewed.
             (vec![(0, Some(lease("other", 5, 3)))], "wait"),
-            (vec![(0, Some(lease("other", 5, 3))), (14, Some(lease("other", 5, 3)))], "wait"),
+            (
+                vec![(0, Some(lease("other", 5, 3))), (14, Some(lease("other", 5, 3)))],
+                "wait",
+            ),
             // Not renewed for as long as it is good for, on this clock.
             (
                 vec![(0, Some(lease("other", 5, 3))), (15, Some(lease("other", 5, 3)))],
@@ -240,6 +249,9 @@ mod tests {
         assert_eq!(replacement.metadata.resource_version.as_deref(), Some("7"));
         let released = me.release(&replacement, clock(11)).spec.expect("a record");
         assert_eq!(released.holder_identity.as_deref(), Some(""));
-        assert_eq!((released.lease_duration_seconds, released.lease_transitions), (Some(1), Some(1)));
+        assert_eq!(
+            (released.lease_duration_seconds, released.lease_transitions),
+            (Some(1), Some(1))
+        );
     }
 }

@@ -8,6 +8,7 @@
 pub mod apply;
 pub mod backoff;
 pub mod decide;
+pub mod failure;
 pub mod leader;
 pub mod options;
 pub mod passes;

@@ -80,7 +80,9 @@ impl Options {
         // The client's own words on each failed request would repeat what is said here once.
         let quiet = "info,kube_client=off,kube_runtime=off";
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal())
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => subscriber.with_target(false).init(),
@@ -96,9 +98,15 @@ mod tests {
     #[test]
     fn the_command_line_is_read() {
         let parse = |text: &str| Options::try_parse_from(text.split_whitespace());
-        let options = parse("operator --cluster-pod-cidr 172.20.0.7/16,fd00::/48 --cluster-pod-cidr 10.0.0.0/8")
-            .expect("valid");
-        let cidrs: Vec<_> = options.settings().cluster_pod_cidrs.iter().map(IpNet::to_string).collect();
+        let options =
+            parse("operator --cluster-pod-cidr 172.20.0.7/16,fd00::/48 --cluster-pod-cidr 10.0.0.0/8")
+                .expect("valid");
+        let cidrs: Vec<_> = options
+            .settings()
+            .cluster_pod_cidrs
+            .iter()
+            .map(IpNet::to_string)
+            .collect();
         assert_eq!(cidrs, ["172.20.0.0/16", "fd00::/48", "10.0.0.0/8"]);
         assert_ne!(options.identity(), options.identity());
         assert!(parse("operator --cluster-pod-cidr 172.20").is_err());

@@ -17,21 +17,21 @@ const RESYNC: Duration = Duration::from_secs(60);
 
 /// Decides and writes, for ever. Only whoever leads may call it; dropping the future ends what is in flight.
 pub async fn run(shared: &Shared, applier: &mut Applier) -> Infallible {
-    let mut started = None;
-    let mut next = Instant::now();
+    let mut earliest = Instant::now();
+    let mut next = earliest;
     loop {
         tokio::select! {
             () = shared.changed.notified() => {}
             () = sleep_until(next) => {}
         }
-        let earliest = started.map_or_else(Instant::now, |started: Instant| started + APART);
         sleep_until(earliest.max(Instant::now() + GATHER)).await;
         let start = Instant::now();
-        started = Some(start);
         next = start + RESYNC;
         let Some(decision) = look(shared) else { continue };
         let again_at = decision.again_at;
         let decided = start.elapsed();
+        // However large the cluster: half of the time is left to whoever brings the changes.
+        earliest = start + APART.max(decided * 2);
         let count = decision.writes.len();
         let outcome = applier.carry_out(shared, decision.writes).await;
         if count > 0 {
@@ -55,7 +55,7 @@ fn look(shared: &Shared) -> Option<Decision> {
     }
     let now = Timestamp::now();
     let decision = decide(&world, now);
-    world.note_settled(decision.is_settled, now);
+    world.note_decided(decision.is_settled, now);
     Some(decision)
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// An object of one of Podlane's kinds, or why it cannot be read.
 #[derive(Clone, Debug)]
 pub struct Seen<K> {
-    /// Its metadata, as far as [`LeanMeta`] goes.
+    /// Its metadata, without what the operator has no use for.
     pub metadata: ObjectMeta,
     /// The object.
     pub decoded: Result<K, Undecodable>,
@@ -103,7 +103,7 @@ resource_as!(SeenNode, ApiNode);
 /// A Node, as far as routing goes.
 #[derive(Clone, Debug, Deserialize)]
 pub struct SeenNode {
-    /// Its metadata, as far as [`LeanMeta`] goes.
+    /// Its metadata, without what the operator has no use for.
     #[serde(deserialize_with = "lean")]
     pub metadata: ObjectMeta,
     #[serde(default)]
@@ -148,7 +148,12 @@ impl SeenNode {
         // podCIDR is the first of podCIDRs, where the API server has filled in both.
         let pod_cidrs = match self.spec.pod_cidrs {
             Some(pod_cidrs) if !pod_cidrs.is_empty() => pod_cidrs,
-            _ => self.spec.pod_cidr.into_iter().filter(|cidr| !cidr.is_empty()).collect(),
+            _ => self
+                .spec
+                .pod_cidr
+                .into_iter()
+                .filter(|cidr| !cidr.is_empty())
+                .collect(),
         };
         let pod_cidrs = pod_cidrs
             .into_iter()
@@ -157,7 +162,10 @@ impl SeenNode {
             .collect();
         Node {
             name: self.metadata.name.unwrap_or_default(),
-            created: self.metadata.creation_timestamp.map_or(0, |time| time.0.as_second()),
+            created: self
+                .metadata
+                .creation_timestamp
+                .map_or(0, |time| time.0.as_second()),
             labels: self.metadata.labels.unwrap_or_default(),
             addresses,
             pod_cidrs,
@@ -205,7 +213,8 @@ mod tests {
 
     #[test]
     fn a_node_that_has_just_registered_is_read_too() {
-        let node: SeenNode = serde_json::from_value(json!({"metadata": {"name": "new"}, "spec": {}})).expect("a node");
+        let node: SeenNode =
+            serde_json::from_value(json!({"metadata": {"name": "new"}, "spec": {}})).expect("a node");
         assert_eq!(node.node().name, "new");
     }
 
@@ -216,6 +225,11 @@ mod tests {
         }))
         .expect("metadata");
         assert_eq!(seen.metadata.name.as_deref(), Some("peers-0"));
-        assert!(seen.decoded.expect_err("peers is no list").to_string().contains("peers-0"));
+        assert!(
+            seen.decoded
+                .expect_err("peers is no list")
+                .to_string()
+                .contains("peers-0")
+        );
     }
 }

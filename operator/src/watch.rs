@@ -1,6 +1,7 @@
 //! Keeping the picture: one watch a kind. While a watch fails, what was seen last stays.
 
-use crate::backoff::{Backoff, LONGEST};
+use crate::backoff::Backoff;
+use crate::failure::{of_watch, watch_asks_to_wait};
 use crate::said::Said;
 use crate::seen::{Seen, SeenNode};
 use crate::world::{Change, Kind, Source, World};
@@ -13,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::sync::Notify;
 
 /// Objects in one page of a list: few enough that none of a cluster's Nodes take much memory while they are read.
@@ -43,7 +44,9 @@ impl Shared {
 }
 
 /// A kind of object that the picture is made of.
-pub trait Kept: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static {
+pub trait Kept:
+    Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug + Send + Sync + 'static
+{
     /// Which one.
     const KIND: Kind;
     /// Puts it into the picture.
@@ -100,29 +103,15 @@ pub async fn follow<K: Kept>(client: Client, shared: &Shared) {
                 }
             }
             Err(error) => {
-                if said.is_news("watch", &error.to_string(), Instant::now()) {
-                    tracing::warn!(kind = %K::KIND, %error, "watching fails: what was seen last stays; trying again");
+                let why = of_watch(&error);
+                if said.is_news("watch", &why, Instant::now()) {
+                    tracing::warn!(kind = %K::KIND, why, "watching fails: what was seen last stays; trying again");
                 }
                 let wait = backoff.fail(rand::random());
-                tokio::time::sleep(wait.max(asked_to_wait(&error))).await;
+                tokio::time::sleep(wait.max(watch_asks_to_wait(&error))).await;
             }
         }
     }
-}
-
-/// How long the API server asks to be left alone, within reason.
-fn asked_to_wait(error: &watcher::Error) -> Duration {
-    use watcher::Error::{InitialListFailed, WatchError, WatchFailed, WatchStartFailed};
-    let status = match error {
-        InitialListFailed(error) | WatchStartFailed(error) | WatchFailed(error) => match error {
-            kube::Error::Api(status) => Some(status),
-            _ => None,
-        },
-        WatchError(status) => Some(status),
-        _ => None,
-    };
-    let seconds = status.and_then(|status| status.details.as_ref()).map_or(0, |details| details.retry_after_seconds);
-    Duration::from_secs(seconds.into()).min(LONGEST)
 }
 
 /// Takes in one event. Says whether anything that matters is different now.
@@ -178,7 +167,8 @@ mod tests {
     use serde_json::json;
 
     fn node(name: &str) -> SeenNode {
-        serde_json::from_value(json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}})).expect("a node")
+        serde_json::from_value(json!({"metadata": {"name": name, "uid": name, "resourceVersion": "1"}}))
+            .expect("a node")
     }
 
     #[test]
@@ -186,13 +176,29 @@ mod tests {
         let shared = Shared::default();
         let (mut listing, mut said) = (BTreeSet::new(), Said::default());
         let mut take = |event| take(event, &shared, &mut listing, &mut said);
-        for event in [Event::Init, Event::InitApply(node("a")), Event::InitApply(node("b")), Event::InitDone] {
+        for event in [
+            Event::Init,
+            Event::InitApply(node("a")),
+            Event::InitApply(node("b")),
+            Event::InitDone,
+        ] {
             take(event);
         }
-        let names = || shared.world().names_of(Kind::Node).into_iter().collect::<Vec<_>>();
+        let names = || {
+            shared
+                .world()
+                .names_of(Kind::Node)
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(), ["a", "b"]);
         // Compacted: a new list begins, breaks off, and begins once more.
-        for event in [Event::Init, Event::InitApply(node("b")), Event::Init, Event::InitApply(node("b"))] {
+        for event in [
+            Event::Init,
+            Event::InitApply(node("b")),
+            Event::Init,
+            Event::InitApply(node("b")),
+        ] {
             take(event);
         }
         assert_eq!(names(), ["a", "b"]);

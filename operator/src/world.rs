@@ -12,7 +12,7 @@ mod slices;
 pub use names::{Names, Texts};
 pub use nodes::Nodes;
 pub use policies::{Fault, PolicyRecord};
-pub use routing_nodes::{NodeRecord, Report, Trouble, known_lanes};
+pub use routing_nodes::{NodeRecord, Report, Trouble, ends_by_itself, known_lanes};
 pub use slices::SliceRecord;
 
 use ipnet::IpNet;
@@ -55,7 +55,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Node, Self::RoutingPolicy, Self::RoutingNode, Self::PeerSlice];
+    pub const ALL: [Self; 4] = [
+        Self::Node,
+        Self::RoutingPolicy,
+        Self::RoutingNode,
+        Self::PeerSlice,
+    ];
 }
 
 impl fmt::Display for Kind {
@@ -90,6 +95,7 @@ pub struct World {
     pub names: Names,
     /// Since when every node has been doing what it was told: see [`crate::decide::LINGER`].
     pub settled_since: Option<Timestamp>,
+    decided_since: BTreeMap<String, (Identity, Timestamp)>,
     texts: Texts,
     listed: BTreeSet<Kind>,
 }
@@ -122,9 +128,34 @@ impl World {
         Kind::ALL.iter().all(|kind| self.listed.contains(kind))
     }
 
-    /// Whether every node was found to be doing what it is told.
-    pub fn note_settled(&mut self, is_settled: bool, now: Timestamp) {
+    /// Remembers what later decisions depend on: since when every node has been doing what it is told, and since when each policy
+    /// has been what it is.
+    pub fn note_decided(&mut self, is_settled: bool, now: Timestamp) {
         self.settled_since = is_settled.then(|| self.settled_since.unwrap_or(now));
+        let Self {
+            policies,
+            decided_since,
+            ..
+        } = self;
+        decided_since.retain(|name, _| policies.contains_key(name));
+        for (name, record) in policies {
+            let known = decided_since.get(name).map(|(identity, _)| identity);
+            let is_same = known.is_some_and(|known| {
+                (&known.uid, known.generation) == (&record.identity.uid, record.identity.generation)
+            });
+            if !is_same {
+                decided_since.insert(name.clone(), (record.identity.clone(), now));
+            }
+        }
+    }
+
+    /// Since when a policy has been what it is, as far as this process knows.
+    pub fn decided_since(&self, policy: &str) -> Option<Timestamp> {
+        let record = self.policies.get(policy)?;
+        let (identity, since) = self.decided_since.get(policy)?;
+        let is_same =
+            (&identity.uid, identity.generation) == (&record.identity.uid, record.identity.generation);
+        is_same.then_some(*since)
     }
 
     /// The names of all objects of a kind.
@@ -209,7 +240,10 @@ mod tests {
     fn a_change_does_not_go_back_in_time_but_a_list_may() {
         let mut world = World::default();
         assert!(node(&mut world, 5, "172.20.0.0/24", Source::List));
-        assert!(!node(&mut world, 6, "172.20.0.0/24", Source::Change), "a heartbeat");
+        assert!(
+            !node(&mut world, 6, "172.20.0.0/24", Source::Change),
+            "a heartbeat"
+        );
         assert!(!node(&mut world, 4, "172.20.9.0/24", Source::Change));
         assert!(node(&mut world, 3, "172.20.9.0/24", Source::List));
         assert!(!world.forget(Kind::Node, "a", Some("another")));

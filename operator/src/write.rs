@@ -89,9 +89,10 @@ impl What {
         match self {
             Self::CreateSlice(_) | Self::UpdateSlice { .. } | Self::DeleteSlice(_) => "PeerSlice",
             Self::PolicyStatus { .. } => "RoutingPolicy",
-            Self::CreateNode { .. } | Self::UpdateNode { .. } | Self::DeleteNode(_) | Self::NodeAccepted { .. } => {
-                "RoutingNode"
-            }
+            Self::CreateNode { .. }
+            | Self::UpdateNode { .. }
+            | Self::DeleteNode(_)
+            | Self::NodeAccepted { .. } => "RoutingNode",
         }
     }
 

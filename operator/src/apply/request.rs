@@ -35,7 +35,9 @@ pub(super) fn content(what: &What) -> Vec<u8> {
     let bytes = match what {
         What::CreateSlice(peers) | What::UpdateSlice { peers, .. } => serde_json::to_vec(peers),
         What::PolicyStatus { status, .. } => serde_json::to_vec(status),
-        What::CreateNode { owner, spec } | What::UpdateNode { owner, spec, .. } => serde_json::to_vec(&(owner, spec)),
+        What::CreateNode { owner, spec } | What::UpdateNode { owner, spec, .. } => {
+            serde_json::to_vec(&(owner, spec))
+        }
         What::NodeAccepted { condition, .. } => serde_json::to_vec(condition),
         What::DeleteSlice(expected) | What::DeleteNode(expected) => serde_json::to_vec(&expected.uid),
     };
@@ -52,17 +54,21 @@ pub(super) async fn perform(client: &Client, write: &Write) -> Result<Answer, Er
             let object = object::<PeerSlice>(json!({"name": name}), "spec", json!({"peers": peers}));
             create(client, &object).await.map(slice)
         }
-        What::UpdateSlice { expected, peers } => {
-            patch(client, name, expected, json!({"peers": peers}), None).await.map(slice)
-        }
+        What::UpdateSlice { expected, peers } => patch(client, name, expected, json!({"peers": peers}), None)
+            .await
+            .map(slice),
         What::CreateNode { owner, spec } => {
             let metadata = json!({"name": name, "ownerReferences": owners(name, owner)});
             let object = object::<RoutingNode>(metadata, "spec", json!(spec));
             create(client, &object).await.map(node)
         }
-        What::UpdateNode { expected, owner, spec } => {
-            patch(client, name, expected, json!(spec), Some(owners(name, owner))).await.map(node)
-        }
+        What::UpdateNode {
+            expected,
+            owner,
+            spec,
+        } => patch(client, name, expected, json!(spec), Some(owners(name, owner)))
+            .await
+            .map(node),
         What::PolicyStatus { uid, status } => {
             let object = object::<RoutingPolicy>(json!({"name": name, "uid": uid}), "status", json!(status));
             let seen = apply_status(client, name, &object).await?;
@@ -117,7 +123,9 @@ where
         json!({"op": "test", "path": "/metadata/generation", "value": expected.generation}),
         json!({"op": "add", "path": "/spec", "value": spec}),
     ];
-    operations.extend(owners.map(|owners| json!({"op": "add", "path": "/metadata/ownerReferences", "value": owners})));
+    operations.extend(
+        owners.map(|owners| json!({"op": "add", "path": "/metadata/ownerReferences", "value": owners})),
+    );
     let patch = serde_json::from_value(Value::Array(operations)).map_err(Error::SerdeError)?;
     let parameters = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
@@ -149,7 +157,10 @@ where
         ..DeleteParams::default()
     };
     let gone = Answer::Gone(kind, name.to_owned(), expected.uid.clone());
-    match Api::<Seen<K>>::all(client.clone()).delete(name, &parameters).await {
+    match Api::<Seen<K>>::all(client.clone())
+        .delete(name, &parameters)
+        .await
+    {
         Err(Error::Api(status)) if status.code == 404 => Ok(gone),
         other => other.map(|_| gone),
     }

@@ -23,7 +23,9 @@ fn applier(answers: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Applier,
             let (code, answer) = answers(&what);
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             noted.lock().expect("unpoisoned").push((what, body));
-            let response = Response::builder().status(code).body(Body::from(answer.to_string().into_bytes()));
+            let response = Response::builder()
+                .status(code)
+                .body(Body::from(answer.to_string().into_bytes()));
             send.send_response(response.expect("a response"));
         }
     });
@@ -32,7 +34,10 @@ fn applier(answers: impl Fn(&str) -> (u16, Value) + Send + 'static) -> (Applier,
 
 fn failure(code: u16) -> (u16, Value) {
     let details = json!({"retryAfterSeconds": if code == 429 { 3 } else { 0 }});
-    (code, json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "details": details}))
+    (
+        code,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "details": details}),
+    )
 }
 
 fn update(name: &str) -> Write {
@@ -67,17 +72,30 @@ async fn an_update_tests_the_generation_and_its_answer_is_put_into_the_picture()
     let asked = asked.lock().expect("unpoisoned");
     let (what, body) = &asked[0];
     assert_eq!(what, "PATCH /apis/podlane.io/v1alpha1/routingnodes/a");
-    assert_eq!(body[1], json!({"op": "test", "path": "/metadata/generation", "value": 7}));
+    assert_eq!(
+        body[1],
+        json!({"op": "test", "path": "/metadata/generation", "value": 7})
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_object_that_is_refused_waits_alone() {
     for code in [403, 404, 409, 422] {
-        let (mut applier, asked) = applier(move |what| if what.ends_with("/bad") { failure(code) } else { updated("good") });
+        let (mut applier, asked) = applier(move |what| {
+            if what.ends_with("/bad") {
+                failure(code)
+            } else {
+                updated("good")
+            }
+        });
         let shared = Shared::default();
         let writes = || vec![update("bad"), update("good")];
         let outcome = applier.carry_out(&shared, writes()).await;
-        assert_eq!((outcome.done, outcome.failed, outcome.pause), (1, 1, None), "{code}");
+        assert_eq!(
+            (outcome.done, outcome.failed, outcome.pause),
+            (1, 1, None),
+            "{code}"
+        );
         let retry_at = outcome.retry_at.expect("it is tried again");
         // Not before its time, and then it is.
         applier.carry_out(&shared, vec![update("bad")]).await;

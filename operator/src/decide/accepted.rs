@@ -88,13 +88,24 @@ mod tests {
         cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
         cluster.node("k8s-w9", 90, &["192.168.10.109"], &["172.20.1.0/24"]);
         cluster.settle();
-        assert_eq!(cluster.accepted("k8s-w9"), ("False".into(), "PodCIDROverlap".into()));
+        assert_eq!(
+            cluster.accepted("k8s-w9"),
+            ("False".into(), "PodCIDROverlap".into())
+        );
         assert_eq!(cluster.accepted("k8s-w1"), ("True".into(), "Accepted".into()));
         assert_eq!(cluster.routing_node("k8s-w9")["spec"]["podCIDRs"], json!([]));
         let (status, reason, message) = cluster.condition("default", "Ready");
         assert_eq!((status.as_str(), reason.as_str()), ("False", "PodCIDROverlap"));
-        assert!(message.contains("k8s-w9") && message.contains("k8s-w1"), "{message}");
-        assert!(cluster.events.iter().any(|event| event.contains("k8s-w9 PodCIDROverlap")));
+        assert!(
+            message.contains("k8s-w9") && message.contains("k8s-w1"),
+            "{message}"
+        );
+        assert!(
+            cluster
+                .events
+                .iter()
+                .any(|event| event.contains("k8s-w9 PodCIDROverlap"))
+        );
 
         cluster.node("k8s-w9", 90, &["192.168.10.109"], &["172.20.9.0/24"]);
         cluster.settle();

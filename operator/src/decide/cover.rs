@@ -2,8 +2,7 @@
 //!
 //! When one node of three is off-link, four refusals are reported: two by it and two of it. Naming that one node says all.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::BinaryHeap;
 
 /// A node in the cover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,38 +16,49 @@ pub(super) struct Culprit {
 /// A greedy vertex cover of (observer, refused peer): the node in most pairs first; of those the one that most refuse, and then
 /// the one whose name sorts last.
 pub(super) fn cover<'a>(refusals: &[(u32, u32)], name: impl Fn(u32) -> &'a str) -> Vec<Culprit> {
-    let mut directed = refusals.to_vec();
+    let mut directed: Vec<u64> = refusals
+        .iter()
+        .map(|(observer, peer)| packed(*observer, *peer))
+        .collect();
     directed.sort_unstable();
     directed.dedup();
-    let mut refused_by: BTreeMap<u32, usize> = BTreeMap::new();
-    for (_, peer) in &directed {
-        *refused_by.entry(*peer).or_default() += 1;
-    }
-    let mut edges: Vec<(u32, u32)> = directed
+    let numbers = directed
         .iter()
-        .filter(|(observer, peer)| observer != peer)
-        .flat_map(|(observer, peer)| [(*observer, *peer), (*peer, *observer)])
-        .collect();
+        .flat_map(|pair| [unpacked(*pair).0, unpacked(*pair).1])
+        .max();
+    let numbers = numbers.map_or(0, |largest| largest as usize + 1);
+    let mut refused_by = vec![0_usize; numbers];
+    for pair in &directed {
+        refused_by[unpacked(*pair).1 as usize] += 1;
+    }
+    let mut edges: Vec<u64> = Vec::with_capacity(directed.len() * 2);
+    for (observer, peer) in directed.iter().map(|pair| unpacked(*pair)) {
+        if observer != peer {
+            edges.extend([packed(observer, peer), packed(peer, observer)]);
+        }
+    }
     edges.sort_unstable();
     edges.dedup();
 
-    // The neighbours of each node, one after the other in `edges`.
-    let mut neighbours: BTreeMap<u32, std::ops::Range<usize>> = BTreeMap::new();
-    for (place, (node, _)) in edges.iter().enumerate() {
-        let range = neighbours.entry(*node).or_insert(place..place);
-        range.end = place + 1;
+    // The neighbours of each node, one after the other in `edges`, and how many of them are unexplained.
+    let mut neighbours = vec![0..0; numbers];
+    for (place, edge) in edges.iter().enumerate() {
+        let range = &mut neighbours[unpacked(*edge).0 as usize];
+        let start = if range.end == 0 { place } else { range.start };
+        *range = start..place + 1;
     }
-    let mut degrees: BTreeMap<u32, usize> =
-        neighbours.iter().map(|(node, range)| (*node, range.len())).collect();
-    let rank = |node: u32, degree: usize| {
-        let refused_by = refused_by.get(&node).copied().unwrap_or_default();
-        (degree, refused_by, name(node), Reverse(node))
-    };
-    let mut heap: BinaryHeap<_> = degrees.iter().map(|(node, degree)| rank(*node, *degree)).collect();
-    let mut covered: BTreeSet<u32> = BTreeSet::new();
+    let mut degrees: Vec<usize> = neighbours.iter().map(ExactSizeIterator::len).collect();
+    let rank = |node: usize, degree: usize| (degree, refused_by[node], name(node as u32), node);
+    let mut heap: BinaryHeap<_> = degrees
+        .iter()
+        .enumerate()
+        .filter(|(_, degree)| **degree > 0)
+        .map(|(node, degree)| rank(node, *degree))
+        .collect();
+    let mut is_covered = vec![false; numbers];
     let mut culprits = Vec::new();
-    while let Some((degree, refused_by, _, Reverse(node))) = heap.pop() {
-        let now = degrees[&node];
+    while let Some((degree, refused_by, _, node)) = heap.pop() {
+        let now = degrees[node];
         if degree != now {
             // Some of its pairs have been explained since it was put there.
             if now > 0 {
@@ -56,22 +66,33 @@ pub(super) fn cover<'a>(refusals: &[(u32, u32)], name: impl Fn(u32) -> &'a str) 
             }
             continue;
         }
-        culprits.push(Culprit { node, refused_by });
-        covered.insert(node);
-        for (_, neighbour) in &edges[neighbours[&node].clone()] {
-            if !covered.contains(neighbour)
-                && let Some(degree) = degrees.get_mut(neighbour)
-            {
-                *degree -= 1;
+        culprits.push(Culprit {
+            node: node as u32,
+            refused_by,
+        });
+        is_covered[node] = true;
+        for edge in &edges[neighbours[node].clone()] {
+            let neighbour = unpacked(*edge).1 as usize;
+            if !is_covered[neighbour] {
+                degrees[neighbour] -= 1;
             }
         }
     }
     culprits
 }
 
+fn packed(observer: u32, peer: u32) -> u64 {
+    u64::from(observer) << 32 | u64::from(peer)
+}
+
+fn unpacked(pair: u64) -> (u32, u32) {
+    ((pair >> 32) as u32, pair as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
@@ -112,7 +133,10 @@ mod tests {
     #[test]
     fn every_pair_is_explained_by_somebody() {
         let refusals: Vec<(u32, u32)> = (0..400_u32).map(|n| (n * 7 % 61, n * 13 % 59)).collect();
-        let culprits: BTreeSet<u32> = cover(&refusals, |_| "").iter().map(|culprit| culprit.node).collect();
+        let culprits: BTreeSet<u32> = cover(&refusals, |_| "")
+            .iter()
+            .map(|culprit| culprit.node)
+            .collect();
         assert!(
             refusals
                 .iter()

@@ -5,6 +5,7 @@ use super::cover::cover;
 use super::readiness::{Assessment, Refused, Wait};
 use super::words::{agree, count, list};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One thing that is not as declared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +47,11 @@ pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
                     "has a pod CIDR that covers a node's address",
                     "have pod CIDRs that cover nodes' addresses",
                 ),
-                _ => agree(one, "has an unreadable address or pod CIDR", "have unreadable addresses or pod CIDRs"),
+                _ => agree(
+                    one,
+                    "has an unreadable address or pod CIDR",
+                    "have unreadable addresses or pod CIDRs",
+                ),
             };
             let advice: Vec<&str> = nodes.iter().take(3).map(|(_, text)| text.as_str()).collect();
             Finding {
@@ -93,12 +98,15 @@ pub(super) fn of_lanes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
 
 /// Peers that are not reached, by reason.
 pub(super) fn of_refusals(view: &View<'_>, refused: &[Refused<'_>]) -> Vec<Finding> {
-    let mut by_reason: BTreeMap<&str, Vec<Refused<'_>>> = BTreeMap::new();
+    let mut by_reason: Vec<(&Arc<str>, Vec<Refused<'_>>)> = Vec::new();
     for refused in refused {
-        by_reason.entry(&refused.trouble.reason).or_default().push(*refused);
+        let reason = &refused.trouble.reason;
+        match by_reason.iter_mut().find(|(known, _)| Arc::ptr_eq(known, reason)) {
+            Some((_, of_reason)) => of_reason.push(*refused),
+            None => by_reason.push((reason, vec![*refused])),
+        }
     }
-    let mut by_reason: Vec<_> = by_reason.into_iter().collect();
-    by_reason.sort_by_key(|(_, refused)| std::cmp::Reverse(refused.len()));
+    by_reason.sort_by_key(|(reason, refused)| (std::cmp::Reverse(refused.len()), *reason));
     by_reason
         .into_iter()
         .map(|(reason, refused)| of_refusal(view, reason, &refused))
@@ -111,30 +119,46 @@ fn of_refusal(view: &View<'_>, reason: &str, refused: &[Refused<'_>]) -> Finding
         let mut observers: Vec<u32> = refused.iter().map(|refused| refused.observer).collect();
         observers.sort_by_key(|observer| name(*observer));
         observers.dedup();
-        (observers, format!("{} not reached", count(refused.len(), "peer")))
+        (
+            observers,
+            format!("{} not reached as declared", count(refused.len(), "peer")),
+        )
     } else {
         let pairs: Vec<_> = refused
             .iter()
             .map(|refused| (refused.observer, refused.trouble.peer))
             .collect();
         let culprits = cover(&pairs, name);
-        let most = culprits.iter().map(|culprit| culprit.refused_by).max().unwrap_or(0);
+        let most = culprits
+            .iter()
+            .map(|culprit| culprit.refused_by)
+            .max()
+            .unwrap_or(0);
         let nodes: Vec<u32> = culprits.iter().map(|culprit| culprit.node).collect();
-        (nodes, format!("refused by {}", count(most, "node")))
+        let by = if reason == "Moving" { "by" } else { "refused by" };
+        (nodes, format!("{by} {}", count(most, "node")))
     };
     let what = words(reason, culprits.len());
-    // The clearest example: what another node says of the first culprit.
+    // The clearest example: what another node says of the first culprit, or else what that one says of another.
+    let first = culprits.first().copied();
     let example = refused
         .iter()
-        .filter(|refused| culprits.first() == Some(&refused.trouble.peer))
-        .chain(refused)
-        .min_by_key(|refused| (culprits.first() != Some(&refused.trouble.peer), name(refused.observer)));
+        .filter(|refused| Some(refused.trouble.peer) == first)
+        .min_by_key(|refused| name(refused.observer))
+        .or_else(|| refused.iter().find(|refused| Some(refused.observer) == first));
     Finding {
         reason: reason.to_owned(),
-        summary: format!("{} {what}: {peers}", list(culprits.iter().map(|culprit| name(*culprit)))),
+        summary: format!(
+            "{} {what}: {peers}",
+            list(culprits.iter().map(|culprit| name(*culprit)))
+        ),
         advice: example.map_or_else(String::new, |example| {
             let (peer, message) = (name(example.trouble.peer), &example.trouble.message);
-            let peer = if message.starts_with(peer) { String::new() } else { format!("{peer} ") };
+            let peer = if message.starts_with(peer) {
+                String::new()
+            } else {
+                format!("{peer} ")
+            };
             format!("{} says: {peer}{message}", name(example.observer))
         }),
     }
@@ -153,8 +177,18 @@ fn words(reason: &str, number: usize) -> String {
             "has no address family in common with its peers",
             "have no address family in common with their peers",
         ),
-        "PeerNotReceiving" => ("does not receive on the lane yet", "do not receive on the lane yet"),
-        "PeerNotReported" => ("has not reported its links yet", "have not reported their links yet"),
+        "PeerNotReceiving" => (
+            "does not receive on the lane yet",
+            "do not receive on the lane yet",
+        ),
+        "PeerNotReported" => (
+            "has not reported its links yet",
+            "have not reported their links yet",
+        ),
+        "Moving" => (
+            "is still reached over another lane",
+            "are still reached over another lane",
+        ),
         "NoDevice" => ("cannot open a tunnel device", "cannot open a tunnel device"),
         "ForeignRoute" => (
             "has a route that is not Podlane's in the place of ours",
@@ -165,7 +199,12 @@ fn words(reason: &str, number: usize) -> String {
             "has a pod CIDR that covers the underlay",
             "have pod CIDRs that cover the underlay",
         ),
-        _ => return format!("{} not reached as declared ({reason})", agree(number, "is", "are")),
+        _ => {
+            return format!(
+                "{} not reached as declared ({reason})",
+                agree(number, "is", "are")
+            );
+        }
     };
     agree(number, one, several).to_owned()
 }

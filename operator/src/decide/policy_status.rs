@@ -24,11 +24,15 @@ fn patience(nodes: usize) -> SignedDuration {
 }
 
 /// The write of a policy's status, where it differs; and when to look again, though nothing happens until then.
-pub(super) fn write(view: &View<'_>, name: &str, record: &PolicyRecord) -> (Option<Write>, Option<Timestamp>) {
+pub(super) fn write(
+    view: &View<'_>,
+    name: &str,
+    record: &PolicyRecord,
+) -> (Option<Write>, Option<Timestamp>) {
     let nobody = Tally::default();
     let tally = view.governed.tallies.get(name).unwrap_or(&nobody);
     let assessment = assess(view, record, tally);
-    let verdict = Verdict::of(view, record, tally, &assessment);
+    let verdict = Verdict::of(view, name, record, tally, &assessment);
     let again = verdict.patient_until;
     let status = status(view, record, tally, &assessment, verdict);
     let write = (status != record.status).then(|| Write {
@@ -56,7 +60,13 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn of(view: &View<'_>, record: &PolicyRecord, tally: &Tally<'_>, assessment: &Assessment<'_>) -> Self {
+    fn of(
+        view: &View<'_>,
+        name: &str,
+        record: &PolicyRecord,
+        tally: &Tally<'_>,
+        assessment: &Assessment<'_>,
+    ) -> Self {
         let mut findings = Vec::new();
         if let Some(fault) = &record.fault {
             findings.push(Finding {
@@ -83,9 +93,11 @@ impl Verdict {
 
         let is_busy = !(assessment.waiting.is_empty() && assessment.not_yet.is_empty());
         let old = find(&record.status.conditions, ConditionType::Progressing);
+        // Each change of the policy has the whole of that time.
         let since = old
             .filter(|old| old.status == "True")
-            .map_or(view.now, |old| old.last_transition_time.0);
+            .map_or(view.now, |old| old.last_transition_time.0)
+            .max(view.world.decided_since(name).unwrap_or(view.now));
         let is_same_change = record.status.observed_generation == Some(record.identity.generation);
         let was_late = is_same_change && old.is_some_and(|old| old.reason == DEADLINE);
         let until = since + patience(tally.governed.len());
@@ -138,8 +150,12 @@ fn status(
         let not_yet = findings::of_refusals(view, &assessment.not_yet);
         let all: Vec<_> = waits.iter().chain(&not_yet).collect();
         (
-            all.first().map_or_else(String::new, |first| first.summary.clone()),
-            all.iter().map(|finding| sentence(finding)).collect::<Vec<_>>().join(". "),
+            all.first()
+                .map_or_else(String::new, |first| first.summary.clone()),
+            all.iter()
+                .map(|finding| sentence(finding))
+                .collect::<Vec<_>>()
+                .join(". "),
         )
     };
     let (reason, message, summary) = match verdict.findings.split_first() {
@@ -149,7 +165,11 @@ fn status(
                 0 => String::new(),
                 more => format!("; and {more} more, see kubectl describe"),
             };
-            (first.reason.clone(), sentences.join(". "), Some(format!("{}{more}", first.summary)))
+            (
+                first.reason.clone(),
+                sentences.join(". "),
+                Some(format!("{}{more}", first.summary)),
+            )
         }
         None if verdict.is_progressing => {
             let (summary, message) = progress();
@@ -177,7 +197,12 @@ fn status(
             accepted_reason,
             accepted_message.as_str(),
         ),
-        (ConditionType::Progressing, verdict.is_progressing, progressing.0, &progressing.1),
+        (
+            ConditionType::Progressing,
+            verdict.is_progressing,
+            progressing.0,
+            &progressing.1,
+        ),
         (ConditionType::Ready, is_ready, &reason, &message),
     ] {
         let generation = Some(record.identity.generation);
@@ -217,7 +242,10 @@ fn accepted(view: &View<'_>, record: &PolicyRecord, tally: &Tally<'_>) -> (&'sta
         let stays = match &record.in_force {
             Some(policy) => format!("generation {} stays in force", policy.generation),
             None if tally.governed.is_empty() => "it governs no node".to_owned(),
-            None => format!("{} what they were told", agree(tally.governed.len(), "its node keeps", "its nodes keep")),
+            None => format!(
+                "{} what they were told",
+                agree(tally.governed.len(), "its node keeps", "its nodes keep")
+            ),
         };
         return (fault.reason, format!("{}; {stays}", fault.message));
     }
@@ -256,7 +284,11 @@ fn accepted(view: &View<'_>, record: &PolicyRecord, tally: &Tally<'_>) -> (&'sta
 }
 
 fn names(view: &View<'_>, places: &[usize]) -> String {
-    list(places.iter().map(|place| view.world.nodes.all()[*place].name.as_str()))
+    list(
+        places
+            .iter()
+            .map(|place| view.world.nodes.all()[*place].name.as_str()),
+    )
 }
 
 fn find(conditions: &[Condition], kind: ConditionType) -> Option<&Condition> {

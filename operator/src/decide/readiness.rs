@@ -2,11 +2,9 @@
 
 use super::View;
 use super::govern::Tally;
-use crate::world::{NodeRecord, PolicyRecord, Report, Trouble};
+use crate::world::{NodeRecord, PolicyRecord, Report, Trouble, ends_by_itself};
 use podlane_crds::RoutingNodeSpec;
 use podlane_plan::cluster::Problem;
-use podlane_plan::lane::Lane;
-use podlane_plan::pair::Refusal;
 
 /// What a node is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,13 +47,6 @@ pub(super) struct Assessment<'a> {
     pub(super) refused: Vec<Refused<'a>>,
     /// Peers that are not reached yet.
     pub(super) not_yet: Vec<Refused<'a>>,
-}
-
-/// Whether a refusal with this reason ends by itself, once the other agents have done their part.
-fn passes(reason: &str) -> bool {
-    [Refusal::NotReported, Refusal::NotReceiving(Lane::Native)]
-        .iter()
-        .any(|refusal| refusal.passes() && refusal.reason() == reason)
 }
 
 /// Looks at all nodes that a policy governs.
@@ -123,7 +114,7 @@ fn assess_unready<'a>(place: usize, number: u32, report: &'a Report, assessment:
             observer: number,
             trouble,
         };
-        if passes(&trouble.reason) {
+        if trouble.passes {
             assessment.not_yet.push(refused);
         } else {
             assessment.refused.push(refused);
@@ -134,7 +125,7 @@ fn assess_unready<'a>(place: usize, number: u32, report: &'a Report, assessment:
     if is_explained {
         return;
     }
-    if report.is_progressing || passes(reason) || reason.is_empty() {
+    if report.is_progressing || ends_by_itself(reason) || reason.is_empty() {
         assessment.waiting.push((place, Wait::Moving));
     } else {
         assessment.faults.push((place, reason, message));

@@ -2,40 +2,19 @@
 //! plan's own functions, each in four steps that may come in any order with everybody else's: see what it is told, see its
 //! peers, change its kernel, answer.
 
+mod agent;
+
+pub(super) use agent::Step;
+
 use super::{Decision, decide};
-use crate::world::{Kind, Settings, Source, World, known_lanes};
+use crate::world::{Kind, Settings, Source, World};
 use crate::write::{What, Write};
+use agent::Agent;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use podlane_crds::{PeerSlice, RoutingNode, RoutingNodeSpec, decode};
+use podlane_crds::{PeerSlice, RoutingNode, decode};
 use podlane_plan::lane::Lane;
-use podlane_plan::pair::{End, NodeAddress, Refusal, lane};
-use podlane_plan::protocol::choose;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// An agent's step.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Step {
-    SeeSpec,
-    SeePeers,
-    Act,
-    Answer,
-}
-
-impl Step {
-    pub(super) const ALL: [Self; 4] = [Self::SeeSpec, Self::SeePeers, Self::Act, Self::Answer];
-}
-
-/// One node's agent, and its kernel.
-#[derive(Clone, Debug, Default)]
-struct Agent {
-    spec: RoutingNodeSpec,
-    generation: i64,
-    peers: BTreeMap<String, podlane_plan::desired::Peer>,
-    open: BTreeSet<Lane>,
-    used: BTreeMap<String, Result<Lane, Refusal>>,
-    acted_on: i64,
-}
 
 /// The cluster.
 #[derive(Debug, Default)]
@@ -121,12 +100,18 @@ impl Cluster {
     fn see(&mut self, kind: &str, object: Value, source: Source) {
         let read = "metadata";
         match kind {
-            "Node" => self.world.see_node(serde_json::from_value(object).expect(read), source),
-            "RoutingPolicy" => self.world.see_policy(serde_json::from_value(object).expect(read), source),
+            "Node" => self
+                .world
+                .see_node(serde_json::from_value(object).expect(read), source),
+            "RoutingPolicy" => self
+                .world
+                .see_policy(serde_json::from_value(object).expect(read), source),
             "RoutingNode" => self
                 .world
                 .see_routing_node(serde_json::from_value(object).expect(read), source),
-            _ => self.world.see_slice(serde_json::from_value(object).expect(read), source),
+            _ => self
+                .world
+                .see_slice(serde_json::from_value(object).expect(read), source),
         };
     }
 
@@ -138,7 +123,10 @@ impl Cluster {
 
     pub(super) fn gone(&mut self, kind: &str, name: &str) {
         self.objects.remove(&(kind.to_owned(), name.to_owned()));
-        let kind = Kind::ALL.into_iter().find(|known| known.to_string() == kind).expect("a kind");
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|known| known.to_string() == kind)
+            .expect("a kind");
         self.world.forget(kind, name, None);
         if kind == Kind::Node {
             self.agents.remove(name);
@@ -216,7 +204,7 @@ impl Cluster {
     /// Decides, and writes. Says whether there was anything to write.
     pub(super) fn pass(&mut self) -> Decision {
         let decision = decide(&self.world, self.now);
-        self.world.note_settled(decision.is_settled, self.now);
+        self.world.note_decided(decision.is_settled, self.now);
         for write in decision.writes.clone() {
             self.write(write);
         }
@@ -225,12 +213,19 @@ impl Cluster {
 
     fn write(&mut self, write: Write) {
         let name = write.name.as_str();
-        let events = write.events.iter().map(|event| format!("{name} {}", event.reason));
+        let events = write
+            .events
+            .iter()
+            .map(|event| format!("{name} {}", event.reason));
         self.events.extend(events);
         let owned = |owner: &str| json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": owner}]);
         match &write.what {
             What::CreateSlice(peers) | What::UpdateSlice { peers, .. } => {
-                self.put("PeerSlice", name, json!({"metadata": {}, "spec": {"peers": peers}}));
+                self.put(
+                    "PeerSlice",
+                    name,
+                    json!({"metadata": {}, "spec": {"peers": peers}}),
+                );
             }
             What::DeleteSlice(_) => self.gone("PeerSlice", name),
             What::DeleteNode(_) => self.gone("RoutingNode", name),
@@ -239,7 +234,11 @@ impl Cluster {
                 name,
                 json!({"metadata": {"ownerReferences": owned(owner)}, "spec": spec}),
             ),
-            What::UpdateNode { expected, owner, spec } => {
+            What::UpdateNode {
+                expected,
+                owner,
+                spec,
+            } => {
                 let generation = &self.routing_node(name)["metadata"]["generation"];
                 assert_eq!(*generation, expected.generation, "a decision from an old picture");
                 let owner = owned(owner);
@@ -253,7 +252,10 @@ impl Cluster {
             }
             What::NodeAccepted { condition, .. } => {
                 self.edit("RoutingNode", name, |object| {
-                    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                    let conditions = object["status"]["conditions"]
+                        .as_array()
+                        .cloned()
+                        .unwrap_or_default();
                     let others = conditions.into_iter().filter(|other| other["type"] != "Accepted");
                     object["status"]["conditions"] = others.chain([json!(condition)]).collect();
                 });
@@ -310,7 +312,11 @@ impl Cluster {
     }
 
     fn answer(&mut self, name: &str, agent: &Agent) {
-        if agent.acted_on == 0 || !self.objects.contains_key(&("RoutingNode".to_owned(), name.to_owned())) {
+        if agent.acted_on == 0
+            || !self
+                .objects
+                .contains_key(&("RoutingNode".to_owned(), name.to_owned()))
+        {
             return;
         }
         let refused: Vec<_> = agent
@@ -333,8 +339,13 @@ impl Cluster {
                 "reason": why.reason(), "message": format!("{peer} {why}")})).collect::<Vec<_>>(),
         });
         let mut object = self.routing_node(name).clone();
-        let accepted = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let accepted = accepted.into_iter().filter(|condition| condition["type"] == "Accepted");
+        let accepted = object["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let accepted = accepted
+            .into_iter()
+            .filter(|condition| condition["type"] == "Accepted");
         let mut ready = ready;
         ready["lastTransitionTime"] = "2026-01-01T00:00:00Z".into();
         let conditions: Vec<_> = accepted.chain([ready]).collect();
@@ -371,265 +382,12 @@ impl Cluster {
 }
 
 fn condition_of(object: &Value, kind: &str) -> (String, String, String) {
-    let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let found = conditions.iter().find(|condition| condition["type"] == kind);
     let found = found.unwrap_or_else(|| panic!("no condition {kind} in {object}"));
     let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
     (text("status"), text("reason"), text("message"))
-}
-
-impl Agent {
-    fn act(&mut self) {
-        let mine = self.spec.assignment("me").expect("a spec that makes sense");
-        let addresses: Vec<_> = mine
-            .addresses
-            .iter()
-            .map(|address| NodeAddress {
-                address: *address,
-                prefix_length: Some(24),
-            })
-            .collect();
-        let here = End {
-            addresses: &addresses,
-            policy: mine.policy.as_ref(),
-        };
-        let may_open = known_lanes(&self.spec.receive_on);
-        let mut used = BTreeMap::new();
-        for (name, peer) in &self.peers {
-            let there = End {
-                addresses: &peer.addresses,
-                policy: peer.policy.as_ref(),
-            };
-            let current = self.used.get(name).and_then(|lane| lane.clone().ok());
-            let open: BTreeSet<Lane> = may_open.union(&self.open).copied().collect();
-            used.insert(
-                name.clone(),
-                choose(lane(&here, &there), current, &open, &peer.receives_on),
-            );
-        }
-        self.used = used;
-        self.open = may_open;
-        self.acted_on = self.generation;
-    }
-}
-
-mod story {
-    use super::*;
-
-    #[test]
-    fn the_story_is_told_in_status() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("default", 1, json!({"routingMode": "native"}));
-        cluster.settle();
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w1"), "native");
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "OffLink");
-        assert_eq!(cluster.summary("default"), "k8s-w0 is off-link: refused by 2 nodes");
-        let (status, reason, message) = cluster.condition("default", "Ready");
-        assert_eq!((status.as_str(), reason.as_str()), ("False", "OffLink"));
-        assert!(message.contains("Set offLinkPeers to tunnel"), "{message}");
-        assert_eq!(cluster.condition("default", "Progressing").0, "False");
-        let status = cluster.object("RoutingPolicy", "default")["status"].clone();
-        assert_eq!(status["nodesReady"], "0/3");
-        assert!(status.get("protocol").is_none());
-
-        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
-        cluster.settle();
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
-        let (status, reason, message) = cluster.condition("default", "Ready");
-        assert_eq!((status.as_str(), reason.as_str()), ("True", "AsDeclared"));
-        assert_eq!(message, "3 nodes are as declared");
-        let status = &cluster.object("RoutingPolicy", "default")["status"];
-        assert_eq!((&status["nodesReady"], &status["protocol"]), (&json!("3/3"), &json!("vxlan")));
-        assert_eq!(cluster.summary("default"), "");
-
-        cluster.policy("default", 1, json!({"routingMode": "native", "offLinkPeers": "tunnel"}));
-        cluster.settle();
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w1"), "native");
-        assert_eq!(cluster.used("k8s-w1", "k8s-w0"), "vxlan:8472:1");
-        assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
-        assert!(cluster.writes().is_empty());
-        assert_eq!(cluster.events, ["default OffLink", "default AsDeclared", "default AsDeclared"]);
-    }
-
-    #[test]
-    fn lanes_that_nobody_uses_are_closed_after_a_while_without_a_word() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
-        cluster.settle();
-        cluster.policy("default", 1, json!({"routingMode": "native", "offLinkPeers": "underlay"}));
-        cluster.settle();
-        assert_eq!(cluster.routing_node("k8s-w1")["spec"]["receiveOn"], json!(["native"]));
-        assert_eq!(cluster.slice_entry("k8s-w1").expect("listed")["receivesOn"], json!(["native"]));
-        assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
-        assert_eq!(cluster.events, ["default AsDeclared"; 2]);
-    }
-
-    #[test]
-    fn a_lane_stays_open_for_a_node_whose_agent_does_not_answer() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
-        cluster.settle();
-        cluster.policy("default", 1, json!({"routingMode": "native", "offLinkPeers": "underlay"}));
-        for _ in 0..30 {
-            cluster.pass();
-            for step in Step::ALL {
-                cluster.step("k8s-ctr", step);
-                cluster.step("k8s-w0", step);
-            }
-            cluster.later(1_000);
-        }
-        assert_eq!(
-            cluster.routing_node("k8s-ctr")["spec"]["receiveOn"],
-            json!(["native", "vxlan:8472:1"])
-        );
-        let (_, reason, message) = cluster.condition("default", "Ready");
-        assert_eq!(reason, "AgentSilent");
-        assert!(message.contains("k8s-w1 has yet to answer"), "{message}");
-        assert_eq!(cluster.condition("default", "Progressing").1, "DeadlineExceeded");
-        assert!(cluster.losses().is_empty());
-    }
-
-    /// Nothing is lost, whoever does what in whatever order, with the operator started anew in between and policies that change
-    /// before the last change is done. The agents go by new slices within a second, and whatever else when they please.
-    #[test]
-    fn no_order_of_steps_loses_a_packet() {
-        let specs = [
-            json!({"routingMode": "native", "offLinkPeers": "underlay"}),
-            json!({"routingMode": "tunnel"}),
-            json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve"}}),
-            json!({"routingMode": "native", "offLinkPeers": "tunnel"}),
-        ];
-        for seed in 0..60_u64 {
-            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) + 1;
-            let mut random = move |below: usize| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state % below as u64) as usize
-            };
-            let mut cluster = Cluster::of_three();
-            cluster.policy("default", 1, specs[0].clone());
-            cluster.settle();
-            for turn in 0..1_500 {
-                cluster.later(20);
-                let names = cluster.agents();
-                match random(40) {
-                    0 if random(3) == 0 => cluster.policy("default", 1, specs[random(specs.len())].clone()),
-                    1 if random(10) == 0 => cluster = cluster.restarted(),
-                    2..12 => {
-                        cluster.pass();
-                    }
-                    _ => cluster.step(&names[random(names.len())], Step::ALL[random(4)]),
-                }
-                if turn % 40 == 0 {
-                    for name in &names {
-                        for step in [Step::SeePeers, Step::Act] {
-                            cluster.step(name, step);
-                        }
-                    }
-                }
-                let losses = cluster.losses();
-                assert!(losses.is_empty(), "seed {seed}, turn {turn}: {losses:?}");
-            }
-            cluster.settle();
-            assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
-        }
-    }
-}
-
-mod statuses {
-    use super::*;
-
-    #[test]
-    fn a_policy_says_what_became_of_it() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("none", 1, json!({"routingMode": "tunnel", "nodeSelector": {"matchLabels": {"name": "x"}}}));
-        cluster.settle();
-        assert_eq!(cluster.condition("none", "Ready").1, "NoNodes");
-        assert_eq!(cluster.summary("none"), "selects no node");
-
-        cluster.policy("all", 2, json!({"routingMode": "tunnel"}));
-        let far = json!({"routingMode": "tunnel", "priority": 1, "nodeSelector": {"matchLabels": {"name": "k8s-w0"}}});
-        cluster.policy("far", 3, far);
-        cluster.settle();
-        let (status, _, message) = cluster.condition("all", "Accepted");
-        assert_eq!(
-            (status.as_str(), message.as_str()),
-            ("True", "governs 2 of 3 selected nodes; far governs k8s-w0")
-        );
-        assert_eq!(cluster.condition("all", "Ready").1, "AsDeclared");
-
-        cluster.policy("over", 4, json!({"routingMode": "tunnel", "priority": 9}));
-        cluster.settle();
-        assert_eq!(cluster.condition("all", "Ready").1, "NoNodes");
-        assert_eq!(cluster.summary("all"), "gives way to over everywhere");
-    }
-
-    #[test]
-    fn a_tie_is_named_on_both_and_changes_nothing() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("first", 5, json!({"routingMode": "tunnel"}));
-        cluster.settle();
-        cluster.policy("twin", 5, json!({"routingMode": "native"}));
-        cluster.settle();
-        for (policy, other) in [("first", "twin"), ("twin", "first")] {
-            let (status, reason, message) = cluster.condition(policy, "Accepted");
-            assert_eq!((status.as_str(), reason.as_str()), ("False", "TiedRank"));
-            assert!(message.contains(other) && message.contains("k8s-w0"), "{message}");
-            assert_eq!(cluster.condition(policy, "Ready").1, "TiedRank");
-        }
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
-        cluster.policy("twin", 5, json!({"routingMode": "native", "priority": -1}));
-        cluster.settle();
-        assert_eq!(cluster.condition("first", "Accepted").1, "Accepted");
-        assert_eq!(cluster.condition("first", "Ready").1, "AsDeclared");
-    }
-
-    #[test]
-    fn an_unreadable_policy_is_named_and_its_last_good_version_stays() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
-        cluster.settle();
-        cluster.policy("default", 1, json!({"routingMode": ["native"]}));
-        cluster.settle();
-        let (status, reason, message) = cluster.condition("default", "Accepted");
-        assert_eq!((status.as_str(), reason.as_str()), ("False", "Unreadable"));
-        assert!(message.ends_with("generation 1 stays in force"), "{message}");
-        assert_eq!(cluster.condition("default", "Ready").1, "Unreadable");
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
-
-        let mut cluster = cluster.restarted();
-        cluster.settle();
-        assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
-        let (_, _, message) = cluster.condition("default", "Accepted");
-        assert!(message.ends_with("its nodes keep what they were told"), "{message}");
-    }
-
-    #[test]
-    fn while_a_change_is_carried_out_nothing_is_called_wrong() {
-        let mut cluster = Cluster::of_three();
-        cluster.policy("default", 1, json!({"routingMode": "native"}));
-        cluster.pass();
-        let (status, reason, message) = cluster.condition("default", "Ready");
-        assert_eq!((status.as_str(), reason.as_str()), ("False", "Progressing"));
-        assert!(message.contains("has yet to be told") || message.contains("have yet to be told"), "{message}");
-        assert_eq!(cluster.condition("default", "Progressing").0, "True");
-        assert!(cluster.events.is_empty());
-        // One agent is away: after a while the refusals are named all the same.
-        for _ in 0..30 {
-            cluster.pass();
-            for step in Step::ALL {
-                cluster.step("k8s-ctr", step);
-                cluster.step("k8s-w0", step);
-            }
-            cluster.later(1_000);
-        }
-        let (_, reason, message) = cluster.condition("default", "Ready");
-        assert_eq!(reason, "OffLink");
-        assert!(message.contains("waiting for k8s-w1"), "{message}");
-        assert_eq!(
-            cluster.summary("default"),
-            "k8s-w0 is off-link: refused by 1 node; and 2 more, see kubectl describe"
-        );
-    }
 }

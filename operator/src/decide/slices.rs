@@ -61,7 +61,11 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
 /// What is written in the slices now. A peer that two slices list counts as in the first.
 pub(super) fn listed(world: &World) -> Listed<'_> {
     let mut listed = Listed::new();
-    for peer in world.slices.values().flat_map(|slice| slice.peers.iter().flatten()) {
+    for peer in world
+        .slices
+        .values()
+        .flat_map(|slice| slice.peers.iter().flatten())
+    {
         listed.entry(&peer.name).or_insert(peer);
     }
     listed
@@ -108,7 +112,9 @@ fn receives_on(view: &View<'_>, record: &NodeRecord, place: usize) -> BTreeSet<L
     let mut lanes = protocol::published(&report.receives_on, &view.told.publishable[place]);
     if report.observed_generation != record.identity.generation {
         let listed = view.listed.get(view.world.nodes.all()[place].name.as_str());
-        let listed = listed.map(|peer| known_lanes(&peer.receives_on)).unwrap_or_default();
+        let listed = listed
+            .map(|peer| known_lanes(&peer.receives_on))
+            .unwrap_or_default();
         lanes.retain(|lane| listed.contains(lane));
     }
     lanes
@@ -144,7 +150,11 @@ mod tests {
         cluster.gone("Node", "n9");
         assert_eq!(
             cluster.writes(),
-            ["delete PeerSlice peers-2", "delete RoutingNode n8", "delete RoutingNode n9"]
+            [
+                "delete PeerSlice peers-2",
+                "delete RoutingNode n8",
+                "delete RoutingNode n9"
+            ]
         );
     }
 

@@ -83,11 +83,18 @@ pub(super) fn tell(
         // A node that lacks addresses or pod CIDRs keeps those that it was told.
         spec.addresses = match before {
             Some(before) if node.addresses.is_empty() => before.addresses.clone(),
-            _ => node.addresses.iter().take(ADDRESSES).map(IpAddr::to_string).collect(),
+            _ => node
+                .addresses
+                .iter()
+                .take(ADDRESSES)
+                .map(IpAddr::to_string)
+                .collect(),
         };
         spec.pod_cidrs = match (before, admission.pod_cidrs.get(&node.name)) {
             (Some(before), _) if node.pod_cidrs.is_empty() => routed.free(&before.pod_cidrs),
-            (_, admitted) => admitted.map_or_else(Vec::new, |cidrs| texts(&cidrs[..cidrs.len().min(POD_CIDRS)])),
+            (_, admitted) => {
+                admitted.map_or_else(Vec::new, |cidrs| texts(&cidrs[..cidrs.len().min(POD_CIDRS)]))
+            }
         };
         specs.push(Some(spec));
     }
@@ -157,7 +164,10 @@ fn receive_on(
         let record = world.routing_nodes.get(&node.name);
         let told = record.and_then(|record| record.spec.as_ref());
         let before = told.map(|told| known_lanes(&told.receive_on)).unwrap_or_default();
-        let Some(spec) = spec.as_mut().filter(|_| record.is_none_or(|record| record.unreadable.is_none())) else {
+        let Some(spec) = spec
+            .as_mut()
+            .filter(|_| record.is_none_or(|record| record.unreadable.is_none()))
+        else {
             publishable.push(before);
             continue;
         };
@@ -233,10 +243,16 @@ mod tests {
         cluster.node("k8s-w0", 3, &[], &[]);
         cluster.settle();
         assert_eq!(cidrs(&cluster, "k8s-w0"), json!(["172.20.2.0/24"]));
-        assert_eq!(cluster.routing_node("k8s-w0")["spec"]["addresses"], json!(["192.168.20.100"]));
+        assert_eq!(
+            cluster.routing_node("k8s-w0")["spec"]["addresses"],
+            json!(["192.168.20.100"])
+        );
         let entry = cluster.slice_entry("k8s-w0").expect("listed");
         assert_eq!(entry["podCIDRs"], json!(["172.20.2.0/24"]));
-        assert_eq!(cluster.accepted("k8s-w0"), ("False".into(), "NoInternalIP".into()));
+        assert_eq!(
+            cluster.accepted("k8s-w0"),
+            ("False".into(), "NoInternalIP".into())
+        );
 
         cluster.node("k8s-w9", 9, &["192.168.20.109"], &["172.20.2.0/24"]);
         cluster.settle();
@@ -249,11 +265,16 @@ mod tests {
         let mut cluster = Cluster::of_three();
         cluster.policy("default", 1, json!({"routingMode": "native"}));
         cluster.settle();
-        cluster.edit("RoutingNode", "k8s-w1", |object| object["spec"]["mtu"] = json!("large"));
+        cluster.edit("RoutingNode", "k8s-w1", |object| {
+            object["spec"]["mtu"] = json!("large")
+        });
         cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
         cluster.settle();
         assert_eq!(cluster.routing_node("k8s-w1")["spec"]["mtu"], json!("large"));
-        assert_eq!(cluster.routing_node("k8s-w0")["spec"]["policy"]["routingMode"], json!("tunnel"));
+        assert_eq!(
+            cluster.routing_node("k8s-w0")["spec"]["policy"]["routingMode"],
+            json!("tunnel")
+        );
         assert!(cluster.slice_entry("k8s-w1").is_some());
         let (_, reason, message) = cluster.condition("default", "Ready");
         assert_eq!(reason, "Unreadable", "{message}");

@@ -40,6 +40,9 @@ mod tests {
         ] {
             assert_eq!(list(names.split_whitespace()), expected);
         }
-        assert_eq!((count(1, "node"), count(0, "node")), ("1 node".into(), "0 nodes".into()));
+        assert_eq!(
+            (count(1, "node"), count(0, "node")),
+            ("1 node".into(), "0 nodes".into())
+        );
     }
 }

@@ -60,7 +60,10 @@ mod tests {
     #[test]
     fn a_name_keeps_its_number() {
         let mut names = Names::default();
-        assert_eq!([names.number("b"), names.number("a"), names.number("b")], [0, 1, 0]);
+        assert_eq!(
+            [names.number("b"), names.number("a"), names.number("b")],
+            [0, 1, 0]
+        );
         assert_eq!((names.name(1), names.name(7)), ("a", "?"));
     }
 

@@ -91,7 +91,13 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn see(world: &mut World, uid: &str, generation: i64, mode: serde_json::Value, cidr: &str) -> PolicyRecord {
+    fn see(
+        world: &mut World,
+        uid: &str,
+        generation: i64,
+        mode: serde_json::Value,
+        cidr: &str,
+    ) -> PolicyRecord {
         let seen = serde_json::from_value(json!({
             "metadata": {"name": "default", "uid": uid, "generation": generation, "resourceVersion": generation.to_string()},
             "spec": {"routingMode": mode, "nativeRoutingCIDRs": [cidr]},
@@ -116,6 +122,10 @@ mod tests {
         }
         // Another object of that name inherits nothing.
         assert_eq!(see(&mut world, "v", 4, json!(7), "").in_force, None);
-        assert!(see(&mut world, "v", 5, json!("tunnel"), "172.20.0.0/16").fault.is_none());
+        assert!(
+            see(&mut world, "v", 5, json!("tunnel"), "172.20.0.0/16")
+                .fault
+                .is_none()
+        );
     }
 }

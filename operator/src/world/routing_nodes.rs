@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use podlane_crds::{ConditionType, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink};
 use podlane_plan::lane::Lane;
+use podlane_plan::pair::Refusal;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -59,10 +60,21 @@ pub struct Report {
 pub struct Trouble {
     /// The number of the peer's name.
     pub peer: u32,
+    /// Whether that ends by itself.
+    pub passes: bool,
     /// Why, in a word.
     pub reason: Arc<str>,
     /// Why, in a sentence.
     pub message: Arc<str>,
+}
+
+/// Whether what has this reason ends by itself, once all agents have done their part. Two reasons are the agents' own: a lane is
+/// being opened, or moved to.
+pub fn ends_by_itself(reason: &str) -> bool {
+    [Refusal::NotReported, Refusal::NotReceiving(Lane::Native)]
+        .iter()
+        .any(|refusal| refusal.passes() && refusal.reason() == reason)
+        || matches!(reason, "Opening" | "Moving")
 }
 
 /// The lanes among these texts that this version knows.
@@ -75,7 +87,10 @@ impl Report {
         let observed_generation = status.observed_generation?;
         let condition = |kind: ConditionType| {
             let kind = kind.to_string();
-            status.conditions.iter().find(move |condition| condition.type_ == kind)
+            status
+                .conditions
+                .iter()
+                .find(move |condition| condition.type_ == kind)
         };
         let ready = condition(ConditionType::Ready);
         let is_ready = ready.is_some_and(|ready| ready.status == "True");
@@ -101,9 +116,11 @@ impl Report {
                 .peers
                 .iter()
                 .filter_map(|peer| {
+                    let reason = peer.reason.as_deref()?;
                     Some(Trouble {
                         peer: names.number(&peer.name),
-                        reason: share(peer.reason.as_deref()?),
+                        passes: ends_by_itself(reason),
+                        reason: share(reason),
                         message: share(peer.message.as_deref().unwrap_or_default()),
                     })
                 })
@@ -185,14 +202,19 @@ impl World {
             let mut record_as_known = known.identity.clone();
             record_as_known.resource_version = record.identity.resource_version;
             record_as_known != record.identity
-                || (&known.owner, &known.spec, &known.report, &known.accepted, &known.unreadable)
-                    != (
-                        &record.owner,
-                        &record.spec,
-                        &record.report,
-                        &record.accepted,
-                        &record.unreadable,
-                    )
+                || (
+                    &known.owner,
+                    &known.spec,
+                    &known.report,
+                    &known.accepted,
+                    &known.unreadable,
+                ) != (
+                    &record.owner,
+                    &record.spec,
+                    &record.report,
+                    &record.accepted,
+                    &record.unreadable,
+                )
         });
         self.routing_nodes.insert(name, record);
         Change { matters, unreadable }

@@ -27,8 +27,8 @@ impl World {
             Ok(slice) => (Some(slice.spec.peers), None),
             Err(why) => (None, Some(why)),
         };
-        let matters =
-            known.is_none_or(|known| known.identity.generation != identity.generation || known.peers != peers);
+        let matters = known
+            .is_none_or(|known| known.identity.generation != identity.generation || known.peers != peers);
         self.slices.insert(name, SliceRecord { identity, peers });
         Change { matters, unreadable }
     }

@@ -1,0 +1,132 @@
+//! What policies say of themselves.
+
+use super::simulation::{Cluster, Step};
+use serde_json::json;
+
+#[test]
+fn a_policy_says_what_became_of_it() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy(
+        "none",
+        1,
+        json!({"routingMode": "tunnel", "nodeSelector": {"matchLabels": {"name": "x"}}}),
+    );
+    cluster.settle();
+    assert_eq!(cluster.condition("none", "Ready").1, "NoNodes");
+    assert_eq!(cluster.summary("none"), "selects no node");
+
+    cluster.policy("all", 2, json!({"routingMode": "tunnel"}));
+    let far =
+        json!({"routingMode": "tunnel", "priority": 1, "nodeSelector": {"matchLabels": {"name": "k8s-w0"}}});
+    cluster.policy("far", 3, far);
+    cluster.settle();
+    let (status, _, message) = cluster.condition("all", "Accepted");
+    assert_eq!(
+        (status.as_str(), message.as_str()),
+        ("True", "governs 2 of 3 selected nodes; far governs k8s-w0")
+    );
+    assert_eq!(cluster.condition("all", "Ready").1, "AsDeclared");
+
+    cluster.policy("over", 4, json!({"routingMode": "tunnel", "priority": 9}));
+    cluster.settle();
+    assert_eq!(cluster.condition("all", "Ready").1, "NoNodes");
+    assert_eq!(cluster.summary("all"), "gives way to over everywhere");
+}
+
+#[test]
+fn a_tie_is_named_on_both_and_changes_nothing() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("first", 5, json!({"routingMode": "tunnel"}));
+    cluster.settle();
+    cluster.policy("twin", 5, json!({"routingMode": "native"}));
+    cluster.settle();
+    for (policy, other) in [("first", "twin"), ("twin", "first")] {
+        let (status, reason, message) = cluster.condition(policy, "Accepted");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "TiedRank"));
+        assert!(message.contains(other) && message.contains("k8s-w0"), "{message}");
+        assert_eq!(cluster.condition(policy, "Ready").1, "TiedRank");
+    }
+    assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
+    cluster.policy("twin", 5, json!({"routingMode": "native", "priority": -1}));
+    cluster.settle();
+    assert_eq!(cluster.condition("first", "Accepted").1, "Accepted");
+    assert_eq!(cluster.condition("first", "Ready").1, "AsDeclared");
+}
+
+#[test]
+fn an_unreadable_policy_is_named_and_its_last_good_version_stays() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+    cluster.settle();
+    cluster.policy("default", 1, json!({"routingMode": ["native"]}));
+    cluster.settle();
+    let (status, reason, message) = cluster.condition("default", "Accepted");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Unreadable"));
+    assert!(message.ends_with("generation 1 stays in force"), "{message}");
+    assert_eq!(cluster.condition("default", "Ready").1, "Unreadable");
+    assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
+
+    let mut cluster = cluster.restarted();
+    cluster.settle();
+    assert_eq!(cluster.used("k8s-ctr", "k8s-w0"), "vxlan:8472:1");
+    let (_, _, message) = cluster.condition("default", "Accepted");
+    assert!(
+        message.ends_with("its nodes keep what they were told"),
+        "{message}"
+    );
+}
+
+#[test]
+fn while_a_change_is_carried_out_nothing_is_called_wrong() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("default", 1, json!({"routingMode": "native"}));
+    cluster.pass();
+    let (status, reason, message) = cluster.condition("default", "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Progressing"));
+    assert!(
+        message.contains("has yet to be told") || message.contains("have yet to be told"),
+        "{message}"
+    );
+    assert_eq!(cluster.condition("default", "Progressing").0, "True");
+    assert!(cluster.events.is_empty());
+    // One agent is away: after a while the refusals are named all the same.
+    for _ in 0..30 {
+        cluster.pass();
+        for step in Step::ALL {
+            cluster.step("k8s-ctr", step);
+            cluster.step("k8s-w0", step);
+        }
+        cluster.later(1_000);
+    }
+    let (_, reason, message) = cluster.condition("default", "Ready");
+    assert_eq!(reason, "OffLink");
+    assert!(message.contains("waiting for k8s-w1"), "{message}");
+    assert_eq!(
+        cluster.summary("default"),
+        "k8s-w0 is off-link: refused by 1 node; and 2 more, see kubectl describe"
+    );
+}
+
+#[test]
+fn each_change_of_a_policy_has_its_own_time() {
+    let mut cluster = Cluster::of_three();
+    for (priority, reason) in [(1, "Progressing"), (2, "Progressing"), (3, "Progressing")] {
+        cluster.policy(
+            "default",
+            1,
+            json!({"routingMode": "tunnel", "priority": priority}),
+        );
+        for _ in 0..3 {
+            cluster.pass();
+            assert_eq!(cluster.condition("default", "Ready").1, reason);
+            cluster.later(3_000);
+        }
+    }
+    cluster.later(3_000);
+    cluster.pass();
+    assert_eq!(cluster.condition("default", "Ready").1, "AgentSilent");
+    // Once late, it stays so until somebody changes something.
+    let mut cluster = cluster.restarted();
+    cluster.pass();
+    assert_eq!(cluster.condition("default", "Ready").1, "AgentSilent");
+}
