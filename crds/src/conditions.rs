@@ -24,6 +24,16 @@ impl fmt::Display for ConditionType {
     }
 }
 
+/// Reasons that operator and agents both have to know.
+pub mod reason {
+    /// Everything is as declared.
+    pub const AS_DECLARED: &str = "AsDeclared";
+    /// A lane's device is being opened. Ends by itself.
+    pub const OPENING: &str = "Opening";
+    /// A peer is being moved to another lane. Ends by itself.
+    pub const MOVING: &str = "Moving";
+}
+
 /// The longest message that the API takes (metav1.Condition: 32768), less a margin.
 const LONGEST_MESSAGE: usize = 32_000;
 

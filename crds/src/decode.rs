@@ -10,7 +10,7 @@ pub struct Undecodable {
     pub kind: String,
     /// The object's name.
     pub name: String,
-    /// Where and why, e.g. `spec.tunnel.port: invalid value: integer 70000, expected u16`.
+    /// Where and why, e.g. `spec.tunnel.port: invalid value: integer `70000`, expected u16`.
     pub why: String,
 }
 
@@ -22,7 +22,7 @@ pub fn decode<K>(object: &serde_json::Value) -> Result<K, Undecodable>
 where
     K: kube::Resource<DynamicType = ()> + DeserializeOwned,
 {
-    K::deserialize(object).map_err(|error| Undecodable {
+    serde_path_to_error::deserialize(object).map_err(|error| Undecodable {
         kind: K::kind(&()).into_owned(),
         name: object["metadata"]["name"]
             .as_str()
@@ -46,6 +46,9 @@ mod tests {
         let error = decode::<PeerSlice>(&object)
             .expect_err("podCIDRs is no list")
             .to_string();
-        assert!(error.starts_with("PeerSlice peers-0 cannot be read: "), "{error}");
+        assert!(
+            error.starts_with("PeerSlice peers-0 cannot be read: spec.peers[0].podCIDRs: "),
+            "{error}"
+        );
     }
 }

@@ -24,7 +24,9 @@ pub fn crd_yaml(crd: &CustomResourceDefinition) -> Result<String, CannotWrite> {
     let mut value = serde_json::to_value(crd)?;
     remove_unsigned_formats(&mut value);
     let yaml = serde_saphyr::to_string(&value)?;
-    Ok(format!("# Generated from the types in crds/src by `make crds`.\n{yaml}"))
+    Ok(format!(
+        "# Generated from the types in crds/src by `make crds`.\n{yaml}"
+    ))
 }
 
 /// Kubernetes knows int32 and int64 alone, and warns of every other format of an integer at each apply. The ranges that
@@ -32,7 +34,11 @@ pub fn crd_yaml(crd: &CustomResourceDefinition) -> Result<String, CannotWrite> {
 fn remove_unsigned_formats(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            if members.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
+            if members
+                .get("format")
+                .and_then(Value::as_str)
+                .is_some_and(|format| format.starts_with("uint"))
+            {
                 members.remove("format");
             }
             members.values_mut().for_each(remove_unsigned_formats);
@@ -62,7 +68,10 @@ mod tests {
         for (name, yaml) in crd_files().expect("YAML") {
             let path = format!("{}/yaml/{name}", env!("CARGO_MANIFEST_DIR"));
             let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(committed == yaml, "crds/yaml/{name} differs from the types: run `make crds`");
+            assert!(
+                committed == yaml,
+                "crds/yaml/{name} differs from the types: run `make crds`"
+            );
         }
     }
 }

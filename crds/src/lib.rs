@@ -13,7 +13,7 @@ pub mod routing_node;
 pub mod routing_policy;
 mod terms;
 
-pub use conditions::{ConditionType, condition, set_condition};
+pub use conditions::{ConditionType, condition, reason, set_condition};
 pub use convert::{Invalid, policy_from_api};
 pub use decode::{Undecodable, decode};
 pub use generate::{CannotWrite, crd_files, crd_yaml};

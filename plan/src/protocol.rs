@@ -1,8 +1,9 @@
 //! How a lane is opened, moved to and closed without losing a packet (make before break).
 //!
 //! Changing from lane A to lane B: every receiver opens B and says so → each sender moves to B once the receiver has said
-//! so and its own end is open → nobody sends on A any more → A is closed. Each step reads only what was published and
-//! what the kernel holds, so it can be repeated, reversed, and survives the loss of any process.
+//! so and its own end is open → nobody sends on A any more → A is withdrawn from what peers are told → A is closed. Each
+//! step reads only what was published and what the kernel holds, so it can be repeated, reversed, and survives the loss
+//! of any process.
 
 use crate::lane::Lane;
 use crate::pair::Refusal;
@@ -25,18 +26,55 @@ pub fn wanted<'a>(mine: Option<&'a Applied>, all: impl IntoIterator<Item = &'a A
     wanted
 }
 
-/// The lanes that a node is told to keep open: those that are wanted, and of those that were open before, the ones on which
-/// somebody still sends.
-pub fn receive_on(
+/// What a node is told, and what may be told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// The lanes that it is to keep open.
+    pub receive_on: BTreeSet<Lane>,
+    /// The lanes of which peers may be told.
+    pub publishable: BTreeSet<Lane>,
+    /// Whether a lane is kept that is to be closed later.
+    pub is_closing: bool,
+}
+
+/// How far all nodes have come with what they were told before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Every node that answers at all has answered the newest that it was told, and nothing newer is on its way.
+    pub is_settled: bool,
+    /// That has been so for long enough that what peers were told together with it has arrived too.
+    pub has_lingered: bool,
+}
+
+/// What to tell a node whose lanes `before` are open, given the `wanted` ones, the lanes `in_use` (on which somebody says that it
+/// sends) and those `listed` for it in what peers are told now.
+///
+/// What is wanted is opened at once. What is no longer wanted is closed in three steps, each only when all nodes are doing what
+/// they were told: nobody sends on it; peers are no longer told of it; and time has passed since. Skipping one loses packets:
+/// a node that has not heard of the newest policy may be about to move to the lane that the others are leaving.
+pub fn tell(
     wanted: &BTreeSet<Lane>,
     before: &BTreeSet<Lane>,
     in_use: &BTreeSet<Lane>,
-) -> BTreeSet<Lane> {
-    wanted
+    listed: &BTreeSet<Lane>,
+    progress: Progress,
+) -> Told {
+    let least: BTreeSet<Lane> = wanted
         .iter()
         .chain(before.intersection(in_use))
         .copied()
-        .collect()
+        .collect();
+    let most: BTreeSet<Lane> = wanted.union(before).copied().collect();
+    let nothing_to_close = least == most;
+    let may_close = progress.is_settled
+        && progress.has_lingered
+        && most.difference(&least).all(|lane| !listed.contains(lane));
+    let is_closing = !(nothing_to_close || may_close);
+    Told {
+        receive_on: if is_closing { most.clone() } else { least.clone() },
+        publishable: if progress.is_settled { least } else { most },
+        is_closing,
+    }
 }
 
 /// The lanes on which peers are told that a node receives: what it says is open, less what it is about to close.
@@ -90,20 +128,46 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_kept_open_while_somebody_sends_on_it() {
-        let open = receive_on(
-            &lanes("native"),
-            &lanes("native vxlan:8472:1"),
-            &lanes("native vxlan:8472:1"),
-        );
-        assert_eq!(open, lanes("native vxlan:8472:1"));
-        let closed = receive_on(&lanes("native"), &open, &lanes("native"));
-        assert_eq!(closed, lanes("native"));
-        // What was never open is not opened because others use it.
+    fn a_lane_is_closed_in_three_steps() {
+        let (native, both) = (lanes("native"), lanes("native vxlan:8472:1"));
+        let settled = Progress {
+            is_settled: true,
+            has_lingered: false,
+        };
+        let lingered = Progress {
+            is_settled: true,
+            has_lingered: true,
+        };
+        let unsettled = Progress {
+            is_settled: false,
+            has_lingered: true,
+        };
+        for (in_use, listed, progress, receive_on, publishable) in [
+            // Somebody sends on it.
+            (&both, &both, lingered, &both, &both),
+            // Nobody does, but somebody may be about to.
+            (&native, &both, unsettled, &both, &both),
+            // It is withdrawn, and kept open while that may not have arrived.
+            (&native, &both, settled, &both, &native),
+            (&native, &both, lingered, &both, &native),
+            (&native, &native, settled, &both, &native),
+            // It is closed.
+            (&native, &native, lingered, &native, &native),
+        ] {
+            let told = tell(&native, &both, in_use, listed, progress);
+            assert_eq!(
+                (&told.receive_on, &told.publishable),
+                (receive_on, publishable),
+                "{told:?}"
+            );
+            assert_eq!(told.is_closing, in_use == &native && receive_on == &both);
+        }
+        // What was never open is not opened because others use it; what is wanted is opened at once.
         assert_eq!(
-            receive_on(&lanes("native"), &lanes("native"), &lanes("geneve:6081:1")),
-            lanes("native")
+            tell(&native, &native, &lanes("geneve:6081:1"), &native, unsettled).receive_on,
+            native
         );
+        assert_eq!(tell(&both, &native, &native, &native, unsettled).receive_on, both);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::View;
 use super::cover::cover;
 use super::readiness::{Assessment, Refused, Wait};
 use super::words::{agree, count, list};
+use podlane_crds::reason::MOVING;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -135,7 +136,7 @@ fn of_refusal(view: &View<'_>, reason: &str, refused: &[Refused<'_>]) -> Finding
             .max()
             .unwrap_or(0);
         let nodes: Vec<u32> = culprits.iter().map(|culprit| culprit.node).collect();
-        let by = if reason == "Moving" { "by" } else { "refused by" };
+        let by = if reason == MOVING { "by" } else { "refused by" };
         (nodes, format!("{by} {}", count(most, "node")))
     };
     let what = words(reason, culprits.len());
@@ -185,7 +186,7 @@ fn words(reason: &str, number: usize) -> String {
             "has not reported its links yet",
             "have not reported their links yet",
         ),
-        "Moving" => (
+        MOVING => (
             "is still reached over another lane",
             "are still reached over another lane",
         ),

@@ -9,7 +9,7 @@ use podlane_crds::{AppliedPolicy, RoutingNodeSpec};
 use podlane_plan::cluster::Admission;
 use podlane_plan::lane::Lane;
 use podlane_plan::policy::Applied;
-use podlane_plan::protocol;
+use podlane_plan::protocol::{self, Progress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -117,8 +117,7 @@ fn is_same(known: &Applied, policy: &AppliedPolicy) -> bool {
 
 /// Adds on which lanes each node is to receive: what is wanted, and what is open and may still be used.
 ///
-/// A lane is closed in three steps, each once all nodes are doing what they are told: nobody says that he sends on it; the others
-/// are no longer told of it; and [`LINGER`] has passed since.
+/// [`protocol::tell`] holds the rules; here is found how far all nodes have come.
 fn receive_on(
     world: &World,
     listed: &Listed<'_>,
@@ -149,7 +148,10 @@ fn receive_on(
                 .is_none_or(|report| report.observed_generation == record.identity.generation)
     });
     let closes_at = world.settled_since.unwrap_or(now) + LINGER;
-    let may_close = is_settled && closes_at <= now;
+    let progress = Progress {
+        is_settled,
+        has_lingered: closes_at <= now,
+    };
     let in_use: BTreeSet<Lane> = world
         .routing_nodes
         .values()
@@ -172,27 +174,21 @@ fn receive_on(
             continue;
         };
         let wanted = if spec.policy.is_some() { &wanted } else { &nothing };
-        let least = protocol::receive_on(wanted, &before, &in_use);
-        let most: BTreeSet<Lane> = wanted.union(&before).copied().collect();
-        let is_listed = |lane: &Lane| {
-            let listed = listed.get(node.name.as_str());
-            listed.is_some_and(|peer| known_lanes(&peer.receives_on).contains(lane))
-        };
-        let all = if least == most || (may_close && !most.difference(&least).any(is_listed)) {
-            &least
-        } else {
-            is_closing = true;
-            &most
-        };
-        spec.receive_on = all.iter().map(Lane::to_string).collect();
-        publishable.push(if is_settled { least } else { most });
+        let listed = listed.get(node.name.as_str());
+        let listed = listed
+            .map(|peer| known_lanes(&peer.receives_on))
+            .unwrap_or_default();
+        let told = protocol::tell(wanted, &before, &in_use, &listed, progress);
+        is_closing |= told.is_closing;
+        spec.receive_on = told.receive_on.iter().map(Lane::to_string).collect();
+        publishable.push(told.publishable);
     }
     Told {
         specs,
         publishable,
         wanted,
         is_settled,
-        closes_at: (is_closing && is_settled && !may_close).then_some(closes_at),
+        closes_at: (is_closing && is_settled && !progress.has_lingered).then_some(closes_at),
     }
 }
 

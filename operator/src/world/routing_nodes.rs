@@ -4,6 +4,7 @@ use super::{Change, Identity, Names, Source, Texts, World};
 use crate::seen::Seen;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
+use podlane_crds::reason::{MOVING, OPENING};
 use podlane_crds::{ConditionType, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink};
 use podlane_plan::lane::Lane;
 use podlane_plan::pair::Refusal;
@@ -74,7 +75,7 @@ pub fn ends_by_itself(reason: &str) -> bool {
     [Refusal::NotReported, Refusal::NotReceiving(Lane::Native)]
         .iter()
         .any(|refusal| refusal.passes() && refusal.reason() == reason)
-        || matches!(reason, "Opening" | "Moving")
+        || matches!(reason, OPENING | MOVING)
 }
 
 /// The lanes among these texts that this version knows.
