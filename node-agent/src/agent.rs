@@ -3,7 +3,7 @@
 use crate::kernel::events::{Events, Interest};
 use crate::kernel::{Kernel, Sysctls};
 use crate::options;
-use crate::pace::Pace;
+use crate::pace::{Pace, cpu_time};
 use crate::pass::{Outcome, Pass};
 use crate::report::{self, Subject};
 use crate::retries::Retries;
@@ -136,7 +136,7 @@ impl Agent {
 
     /// One pass, and its report. Returns when the next one is due if nothing happens.
     fn pass(&mut self) -> Instant {
-        let start = Instant::now();
+        let (start, cpu) = (Instant::now(), cpu_time());
         let outcome = self.world.assignment().map(|assignment| {
             Pass::new(
                 &mut self.kernel,
@@ -147,7 +147,7 @@ impl Agent {
             .run(start)
         });
         let end = Instant::now();
-        self.pace.ended(end, end - start);
+        self.pace.ended(end, cpu_time().saturating_sub(cpu));
         match &outcome {
             Some(Ok(outcome)) => {
                 self.unreadable = None;

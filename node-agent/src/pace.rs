@@ -1,23 +1,29 @@
 //! When a pass may begin.
 
+use nix::time::{ClockId, clock_gettime};
 use std::time::{Duration, Instant};
 
 /// Changes come in bursts: a device brings its addresses and routes, a rollout its slices.
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// A pass as short as this needs no rest: at three nodes, and at three hundred.
+/// A pass that costs no more than this needs no rest: at three nodes, and at three hundred.
 const SHORT: Duration = Duration::from_millis(5);
 
-/// Rests between passes, so that somebody else's endless changes cost at most a fifth of a CPU.
+/// The longest rest. Longer passes are those that make thousands of routes, which nobody's churn brings about; what a hand
+/// removes after one shall not wait for seconds.
+const LONGEST_REST: Duration = Duration::from_millis(400);
+
+/// Rests between passes, so that somebody else's endless changes cost at most a fifth of a CPU. What counts is a pass's CPU time,
+/// the kernel's part included, and not how long it waited for its turn or for `rtnl_lock`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     not_before: Option<Instant>,
 }
 
 impl Pace {
-    /// A pass ended.
-    pub fn ended(&mut self, end: Instant, took: Duration) {
-        self.not_before = (took >= SHORT).then(|| end + took * 4);
+    /// A pass ended, and cost so much CPU time.
+    pub fn ended(&mut self, end: Instant, cost: Duration) {
+        self.not_before = (cost >= SHORT).then(|| end + (cost * 4).min(LONGEST_REST));
     }
 
     /// When the next pass may begin, if a reason for it came up at `woken`.
@@ -26,6 +32,12 @@ impl Pace {
         self.not_before
             .map_or(coalesced, |not_before| not_before.max(coalesced))
     }
+}
+
+/// The CPU time that this thread has had so far.
+pub fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID);
+    now.map_or(Duration::ZERO, Duration::from)
 }
 
 #[cfg(test)]
@@ -41,6 +53,8 @@ mod tests {
         pace.ended(start, ms(20));
         assert_eq!(pace.next(start + ms(1)), start + ms(80));
         assert_eq!(pace.next(start + ms(100)), start + ms(105));
+        pace.ended(start, ms(1300));
+        assert_eq!(pace.next(start), start + LONGEST_REST);
         pace.ended(start + ms(200), ms(4));
         assert_eq!(pace.next(start + ms(201)), start + ms(206));
     }

@@ -36,20 +36,12 @@ fn policy() -> Applied {
     }
 }
 
-/// A peer's address and pod CIDR by its number, from 0.
-pub(crate) fn numbers(number: u32) -> (String, String) {
-    let [_, _, high, low] = (number + 256).to_be_bytes();
-    (
-        format!("10.200.{high}.{low}"),
-        format!(
-            "172.{}.{}.0/24",
-            20 + high / 32,
-            u32::from(high % 32) * 8 % 256 + u32::from(low) / 32
-        ),
-    )
+/// A peer's address by its number, from 0.
+pub(crate) fn node_address(number: u32) -> String {
+    std::net::Ipv4Addr::from(u32::from_be_bytes([10, 200, 1, 0]) + number).to_string()
 }
 
-/// Distinct pod CIDRs for every number: 172.16.0.0/12 has 4,096 networks of /24, so /26 are used.
+/// A peer's pod CIDR by its number. 172.16.0.0/12 has only 4,096 networks of /24, so these are /26.
 pub(crate) fn pod_cidr(number: u32) -> String {
     let base = u32::from_be_bytes([172, 16, 1, 0]) + number * 64;
     format!("{}/26", std::net::Ipv4Addr::from(base))
@@ -60,7 +52,7 @@ fn peers() -> BTreeMap<String, Peer> {
         .map(|number| {
             let peer = Peer {
                 addresses: vec![NodeAddress {
-                    address: numbers(number).0.parse().expect("an address"),
+                    address: node_address(number).parse().expect("an address"),
                     prefix_length: Some(16),
                 }],
                 pod_cidrs: vec![pod_cidr(number).parse().expect("a CIDR")],

@@ -4,7 +4,9 @@ mod apply;
 mod drivers;
 mod dump;
 pub mod events;
+mod failure;
 mod link;
+mod replies;
 mod request;
 mod route;
 mod sysctl;
@@ -12,8 +14,8 @@ mod transport;
 mod udp_ports;
 mod wire;
 
-pub use apply::Failure;
 pub use dump::{Observation, Stray};
+pub use failure::Failure;
 pub use sysctl::{NoSysctl, Sysctls};
 pub use transport::{Refused, Request, Transport, TransportError};
 
@@ -63,7 +65,7 @@ impl Kernel {
             .unzip();
         let results = self.transport.batch(removals);
         what.into_iter()
-            .zip(results.into_iter().map(apply::unless_gone))
+            .zip(results.into_iter().map(failure::unless_gone))
             .collect()
     }
 

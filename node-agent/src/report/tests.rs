@@ -90,8 +90,10 @@ impl Story {
     }
 
     fn outcome(&self) -> Outcome {
+        let desired = desired(&self.assignment, &self.peers, &self.observed, &self.unavailable);
         Outcome {
-            desired: desired(&self.assignment, &self.peers, &self.observed, &self.unavailable),
+            sends_on: desired.sends_on(),
+            desired,
             underlay: self.observed.underlay.clone(),
             unfinished: self.unfinished.clone(),
             settled: self.unfinished.is_empty(),
@@ -201,6 +203,21 @@ fn a_device_that_cannot_be_opened_says_why_and_what_to_do() {
         "False",
         "nothing goes on by itself"
     );
+}
+
+#[test]
+fn a_lane_counts_as_used_while_the_kernel_still_sends_on_it() {
+    let lanes = [Lane::Native, Lane::Tunnel(VXLAN)];
+    let story = Story::new(RoutingMode::Native, &lanes, &lanes);
+    let mut outcome = story.outcome();
+    outcome.sends_on.insert(Lane::Tunnel(VXLAN));
+    let subject = Subject {
+        assignment: Some(&story.assignment),
+        generation: Some(7),
+        unreadable: &story.unreadable,
+    };
+    let status = status(subject, Some(Ok(&outcome)), &RoutingNodeStatus::default(), &at(1));
+    assert_eq!(status.sends_on, ["native", "vxlan:8472:1"]);
 }
 
 #[test]

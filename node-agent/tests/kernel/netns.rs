@@ -9,7 +9,7 @@ pub(crate) type Test = (&'static str, fn());
 
 /// Runs the tests, each in a fresh network namespace on a thread of its own. Where namespaces cannot be made, all count as
 /// ignored.
-pub(crate) fn run(tests: &'static [Test]) -> ! {
+pub(crate) fn run(tests: &[Test]) -> ! {
     let arguments = Arguments::from_args();
     let impossible = in_fresh(|| ()).err();
     if let Some(reason) = &impossible {
@@ -23,8 +23,9 @@ pub(crate) fn run(tests: &'static [Test]) -> ! {
     }
     let trials = tests
         .iter()
+        .copied()
         .map(|(name, test)| {
-            Trial::test(*name, move || in_fresh(*test).map_err(Failed::from))
+            Trial::test(name, move || in_fresh(test).map_err(Failed::from))
                 .with_ignored_flag(impossible.is_some())
         })
         .collect();

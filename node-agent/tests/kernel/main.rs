@@ -1,0 +1,22 @@
+//! The agent against a real kernel, each test in a network namespace of its own.
+
+mod foreign;
+mod hands;
+mod lanes;
+mod netns;
+mod passes;
+mod reading;
+mod story;
+
+fn main() {
+    netns::run(
+        &[
+            lanes::TESTS,
+            foreign::TESTS,
+            hands::TESTS,
+            reading::TESTS,
+            passes::TESTS,
+        ]
+        .concat(),
+    );
+}
