@@ -152,7 +152,8 @@ pub fn way(lab: &Lab, node: &str, cidr: &str) -> Result<String> {
         } else {
             words.first()
         };
-        destination == Some(&cidr) && !words.contains(&"metric")
+        // What lies under the lanes is no way to anybody.
+        destination == Some(&cidr) && !words.contains(&"1000000")
     };
     let Some(line) = routes.lines().find(of_cidr) else {
         return Ok("nothing".to_owned());

@@ -130,11 +130,15 @@ impl Desired {
         };
         let (name, _) = told.iter().filter(|_| declared).find(|(_, peer)| holds(peer))?;
         let lane = self.peers.get(name)?;
-        let of_cidr = match item {
-            Item::Route(key) => lane.refused.get(&key.destination),
+        let refusal = match item {
+            Item::Route(key) => lane
+                .used
+                .as_ref()
+                .err()
+                .or_else(|| lane.refused.get(&key.destination)),
             _ => None,
         };
-        Some(match lane.used.as_ref().err().or(of_cidr) {
+        Some(match refusal {
             None => Reason::Lane { peer: name.clone() },
             Some(refusal) => Reason::Refused {
                 peer: name.clone(),
@@ -266,9 +270,9 @@ pub fn desired(
     declare_devices(&mut plan, assignment, &links, observed, unavailable, &in_use);
     if governed {
         declare_sysctls(&mut plan, assignment, &links, observed);
+        declare_neighbours(&mut plan, assignment, peers);
     }
     for (name, peer) in routed {
-        plan.state.neighbours.extend(peer.neighbours);
         plan.state.routes.extend(peer.routes);
         plan.notes.extend(peer.notes);
         plan.peers.insert(name, peer.lane);
@@ -362,6 +366,35 @@ fn declare_devices(
             plan.declare(Item::Address(address.clone()), Reason::RouterAddress, |state| {
                 state.addresses.insert(address)
             });
+        }
+    }
+}
+
+/// The peers' router addresses on every tunnel device, in use or not: a peer's neighbour is there before the first packet is
+/// sent to it, and after the last one, so that changing its lane is one route and nothing else.
+fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTreeMap<String, Peer>) {
+    let devices: Vec<String> = plan.state.devices.keys().cloned().collect();
+    for (_, peer) in peers.iter().filter(|(name, _)| **name != assignment.name) {
+        let Some(first) = peer.addresses.first() else {
+            continue;
+        };
+        let mac = MacAddress::of_node(&first.address);
+        let mut families = BTreeSet::new();
+        for cidr in peer
+            .pod_cidrs
+            .iter()
+            .filter(|cidr| families.insert(cidr.addr().is_ipv6()))
+        {
+            let address = router_address(cidr);
+            for device in &devices {
+                plan.state.neighbours.insert(
+                    OnDevice {
+                        address,
+                        device: device.clone(),
+                    },
+                    mac,
+                );
+            }
         }
     }
 }

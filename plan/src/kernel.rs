@@ -22,10 +22,20 @@ pub const DEVICE_PREFIX: &str = "podlane_";
 /// so that they act only where no other route does.
 pub const COVER_METRIC: u32 = 1_000_000;
 
-/// The metric of a lane's route. IPv6 has no metric 0: the kernel turns it into 1024 (`IP6_RT_PRIO_USER`).
-pub const fn lane_metric(destination: &IpNet) -> u32 {
+/// The metric of a lane's route: better than [`COVER_METRIC`], and one for each destination whatever the lane, so that a lane is
+/// changed by replacing one route.
+///
+/// IPv4: 1 to 251, by the destination's number among the networks of its size. The kernel finds the next hops of a new route
+/// by a hash over protocol, source, metric and device, but not the gateway (`fib_info_hashfn` in net/ipv4/fib_semantics.c):
+/// with one metric for all, each of thousands of routes through one device is compared with every other.
+///
+/// IPv6: 1024 (`IP6_RT_PRIO_USER`), into which the kernel also turns 0.
+pub fn lane_metric(destination: &IpNet) -> u32 {
     match destination {
-        IpNet::V4(_) => 0,
+        IpNet::V4(network) => {
+            let beyond = u32::from(network.max_prefix_len() - network.prefix_len());
+            1 + u32::from(network.network()).checked_shr(beyond).unwrap_or(0) % 251
+        }
         IpNet::V6(_) => 1024,
     }
 }
@@ -416,6 +426,16 @@ mod pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbouring_pod_cidrs_have_different_metrics() {
+        let metric = |cidr: &str| lane_metric(&cidr.parse().expect("a CIDR"));
+        assert_eq!(metric("172.20.1.0/24") + 1, metric("172.20.2.0/24"));
+        assert_eq!(metric("0.0.0.0/0"), 1);
+        for cidr in ["255.255.255.255/32", "10.0.0.0/8", "172.20.250.0/24"] {
+            assert!((1..=251).contains(&metric(cidr)), "{cidr}");
+        }
+    }
 
     #[test]
     fn a_nodes_link_layer_address_is_its_own_locally_administered_and_unicast() {

@@ -5,8 +5,8 @@ use podlane_plan::cluster::{Node, admit};
 use podlane_plan::desired::{Assignment, Peer, desired};
 use podlane_plan::diff::{apply, diff};
 use podlane_plan::kernel::{
-    Device, ForeignRoute, KernelState, MacAddress, NextHop, Observed, OnDevice, Route, RouteKey, RouteTarget,
-    UnderlayAddress,
+    COVER_METRIC, Device, ForeignRoute, KernelState, MacAddress, NextHop, Observed, OnDevice, Route,
+    RouteKey, RouteTarget, UnderlayAddress, lane_metric,
 };
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::{self, End, NodeAddress};

@@ -58,7 +58,7 @@ fn repairs(lab: &Lab) -> Result<()> {
     for (what, removal, look, sign) in [
         (
             "a route removed by hand is back",
-            "route del 172.20.2.0/24 proto 172 metric 0",
+            "route del 172.20.2.0/24 proto 172",
             "route show proto 172",
             "172.20.2.0/24 encap",
         ),

@@ -328,7 +328,7 @@ mod tests {
         let payload = encapsulated(64, &[], ONLINK);
         let route = Decoded::decode(&payload).expect("of the main table");
         assert!(route.is_ours());
-        assert_eq!(route.key().to_string(), "172.20.2.0/24");
+        assert_eq!(route.key().to_string(), "172.20.2.0/24 metric 0");
         assert_eq!(
             route.ours(&names()).to_string(),
             "encap id 7 src 192.168.10.100 dst 192.168.20.100 via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450"

@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn a_foreign_route_keeps_its_place() {
     underlay();
-    ip("route add 172.20.2.0/24 via 192.168.10.200 dev eth1 proto static");
+    ip("route add 172.20.2.0/24 via 192.168.10.200 dev eth1 proto static metric 136");
     ip("-6 route add fd20:2::/64 via fd10::200 dev eth1 proto static metric 1024");
     let mut kernel = Kernel::default();
     let failed = failures(pass(&mut kernel, &declared()));
@@ -37,17 +37,17 @@ fn a_foreign_route_keeps_its_place() {
         failed[0]
             .1
             .words
-            .contains("172.20.2.0/24 via 192.168.10.200 dev eth1 metric 0 proto 4"),
+            .contains("172.20.2.0/24 via 192.168.10.200 dev eth1 metric 136 proto 4"),
         "{failed:?}"
     );
     assert_eq!(
         ip_lines("route show 172.20.2.0/24"),
-        ["172.20.2.0/24 via 192.168.10.200 dev eth1 proto static"]
+        ["172.20.2.0/24 via 192.168.10.200 dev eth1 proto static metric 136"]
     );
 
     // Ours is there already, and somebody puts theirs in front of it: neither is replaced.
-    ip("route add 172.20.9.0/24 via 192.168.10.101 dev eth1 proto 172");
-    ip("route prepend 172.20.9.0/24 via 192.168.10.200 dev eth1 proto static");
+    ip("route add 172.20.9.0/24 via 192.168.10.101 dev eth1 proto 172 metric 143");
+    ip("route prepend 172.20.9.0/24 via 192.168.10.200 dev eth1 proto static metric 143");
     let seen = observe(&mut kernel).observed;
     let results = kernel.apply(
         &[Operation::ReplaceRoute(key("172.20.9.0/24"), Route::UNREACHABLE)],
@@ -62,7 +62,7 @@ fn a_foreign_route_keeps_its_place() {
     );
     assert_eq!(
         ip_lines("route show 172.20.9.0/24"),
-        ["172.20.9.0/24 via 192.168.10.200 dev eth1 proto static"]
+        ["172.20.9.0/24 via 192.168.10.200 dev eth1 proto static metric 143"]
     );
 }
 

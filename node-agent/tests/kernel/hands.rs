@@ -21,11 +21,13 @@ fn what_a_hand_changed_is_corrected() {
     let mut kernel = Kernel::default();
     settle(&mut kernel, &declared());
     let hands: [&[&str]; 9] = [
-        &["route replace blackhole 172.20.2.0/24 proto 172"],
+        &["route replace blackhole 172.20.2.0/24 proto 172 metric 136"],
         &[
-            "route replace 172.20.1.0/24 proto 172 nexthop via 192.168.10.101 dev eth1 nexthop via 192.168.10.102 dev eth1",
+            "route replace 172.20.1.0/24 proto 172 metric 135 nexthop via 192.168.10.101 dev eth1 nexthop via 192.168.10.102 dev eth1",
         ],
-        &["route replace 172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172 mtu 1400 advmss 1300"],
+        &[
+            "route replace 172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172 metric 135 mtu 1400 advmss 1300",
+        ],
         &["-6 route replace blackhole fd20:3::/64 proto 172 metric 1024"],
         &[
             "link set podlane_vxlan address 02:00:00:00:00:01",
@@ -55,7 +57,7 @@ fn what_a_hand_changed_is_corrected() {
         );
     }
 
-    ip("route add 172.20.1.0/24 tos 0x10 via 192.168.10.102 dev eth1 proto 172");
+    ip("route add 172.20.1.0/24 tos 0x10 via 192.168.10.102 dev eth1 proto 172 metric 135");
     ip("addr add 172.20.0.9/24 dev podlane_vxlan");
     ip("addr add 172.20.0.1/24 dev podlane_vxlan");
     let seen = observe(&mut kernel);

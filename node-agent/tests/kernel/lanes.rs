@@ -67,11 +67,11 @@ fn routes_are_what_ip_route_makes() {
         ip("neigh add 172.20.2.1 lladdr 02:50:c0:a8:14:64 dev podlane_vxlan nud permanent");
         ip("neigh add fd20:2::1 lladdr 02:50:c0:a8:14:64 dev podlane_vxlan nud permanent");
         let encap = "encap ip id 1 src 192.168.10.100 dst 192.168.20.100 ttl 64";
-        ip("route add 172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172");
+        ip("route add 172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172 metric 135");
         ip(&format!(
-            "route add 172.20.2.0/24 {encap} via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450 proto 172"
+            "route add 172.20.2.0/24 {encap} via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450 proto 172 metric 136"
         ));
-        ip("route add unreachable 172.20.3.0/24 proto 172");
+        ip("route add unreachable 172.20.3.0/24 proto 172 metric 137");
         ip("route add unreachable 172.20.0.0/16 proto 172 metric 1000000");
         ip("-6 route add fd20:1::/64 via fd10::101 dev eth1 proto 172");
         ip(&format!("-6 route add fd20:2::/64 {encap} via fd20:2::1 dev podlane_vxlan onlink src fd20::1 mtu 1450 proto 172"));

@@ -133,10 +133,10 @@ fn one_pass_opens_the_lane_and_the_next_has_nothing_to_do() {
         ip_lines("route show proto 172"),
         [
             format!(
-                "172.20.1.0/24 {ENCAP} 192.168.10.101 ttl 64 tos 0 via 172.20.1.1 dev podlane_vxlan src 172.20.0.1 onlink mtu 1450"
+                "172.20.1.0/24 {ENCAP} 192.168.10.101 ttl 64 tos 0 via 172.20.1.1 dev podlane_vxlan src 172.20.0.1 metric 135 onlink mtu 1450"
             ),
             format!(
-                "172.20.2.0/24 {ENCAP} 192.168.20.100 ttl 64 tos 0 via 172.20.2.1 dev podlane_vxlan src 172.20.0.1 onlink mtu 1450"
+                "172.20.2.0/24 {ENCAP} 192.168.20.100 ttl 64 tos 0 via 172.20.2.1 dev podlane_vxlan src 172.20.0.1 metric 136 onlink mtu 1450"
             ),
             "unreachable 172.20.0.0/16 metric 1000000".to_owned(),
         ]
@@ -149,11 +149,11 @@ fn a_lane_that_changes_is_never_without_a_route() {
     node.pass();
     assert_eq!(
         ip_lines("route show 172.20.1.0/24"),
-        ["172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172"]
+        ["172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172 metric 135"]
     );
     assert_eq!(
         ip_lines("route show 172.20.2.0/24"),
-        ["unreachable 172.20.2.0/24 proto 172"]
+        ["unreachable 172.20.2.0/24 proto 172 metric 136"]
     );
 
     // Told of the tunnel; the peers have not said that they receive on it: nothing moves, but the device is there.
@@ -219,7 +219,7 @@ fn a_device_that_cannot_open_is_tried_again_but_not_at_once() {
     // Refused, and not forwarded to the default route.
     assert_eq!(
         ip_lines("route show 172.20.2.0/24"),
-        ["unreachable 172.20.2.0/24 proto 172"]
+        ["unreachable 172.20.2.0/24 proto 172 metric 136"]
     );
 
     ip("link del flannel.1");
@@ -235,7 +235,7 @@ fn what_the_kernel_still_sends_on_is_said() {
     let mut node = Node::new(RoutingMode::Tunnel, &BOTH);
     node.pass();
     // Somebody puts a route in front of ours, so that ours cannot be replaced.
-    ip("route prepend 172.20.1.0/24 via 192.168.10.200 dev eth1 proto static");
+    ip("route prepend 172.20.1.0/24 via 192.168.10.200 dev eth1 proto static metric 135");
     node.told(RoutingMode::Native, &BOTH, &BOTH);
     let outcome = node.pass();
     assert!(!outcome.settled);

@@ -1,11 +1,9 @@
-//! From the lane to a peer to its routes and neighbours.
+//! From the lane to a peer to its routes.
 
 use super::links::covered;
 use super::{Assignment, LocalLink, Note, Peer, PeerLane, is_open, router_address, router_address_of};
 use crate::fib::Fib;
-use crate::kernel::{
-    ForeignRoute, MacAddress, Observed, OnDevice, Route, RouteKey, RouteTarget, lane_metric,
-};
+use crate::kernel::{ForeignRoute, Observed, Route, RouteKey, RouteTarget, lane_metric};
 use crate::lane::{Lane, Tunnel, tunnel_overhead};
 use crate::pair::{self, End, NodeAddress, Refusal};
 use crate::protocol;
@@ -17,33 +15,7 @@ use std::net::IpAddr;
 pub(super) struct Routed {
     pub(super) lane: PeerLane,
     pub(super) routes: Vec<(RouteKey, Route)>,
-    pub(super) neighbours: Vec<(OnDevice, MacAddress)>,
     pub(super) notes: Vec<Note>,
-}
-
-impl Routed {
-    /// What a route through a tunnel needs besides: the neighbour that resolves its next hop.
-    fn through_tunnel(&mut self, name: &str, peer: &Peer, cidr: &IpNet, route: &Route) {
-        let RouteTarget::Encapsulated { gateway, device, .. } = &route.target else {
-            return;
-        };
-        if let Some(first) = peer.addresses.first() {
-            let neighbour = OnDevice {
-                device: device.clone(),
-                address: *gateway,
-            };
-            self.neighbours
-                .push((neighbour, MacAddress::of_node(&first.address)));
-        }
-        // What every host must be able to take: RFC 791, section 3.2; RFC 8200, section 5.
-        let least = if cidr.addr().is_ipv6() { 1280 } else { 576 };
-        if let Some(mtu) = route.mtu.filter(|mtu| *mtu < least) {
-            self.notes.push(Note::MtuTooSmall {
-                peer: name.to_owned(),
-                mtu,
-            });
-        }
-    }
 }
 
 /// Everything that the way to a peer follows from.
@@ -133,7 +105,6 @@ impl<'a> Router<'a> {
                 refused: BTreeMap::new(),
             },
             routes: Vec::new(),
-            neighbours: Vec::new(),
             notes: Vec::new(),
         };
         // An ungoverned node keeps only the covers: another network plugin may have routes for its peers.
@@ -170,7 +141,14 @@ impl<'a> Router<'a> {
             match way {
                 Ok(route) => {
                     reached |= foreign.is_none();
-                    routed.through_tunnel(name, peer, cidr, &route);
+                    // What every host must be able to take: RFC 791, section 3.2; RFC 8200, section 5.
+                    let least = if cidr.addr().is_ipv6() { 1280 } else { 576 };
+                    if let Some(mtu) = route.mtu.filter(|mtu| *mtu < least) {
+                        routed.notes.push(Note::MtuTooSmall {
+                            peer: name.to_owned(),
+                            mtu,
+                        });
+                    }
                     routed.routes.push((key, route));
                 }
                 Err(refusal) => {
@@ -339,6 +317,8 @@ fn current(peer: &Peer, observed: &Observed) -> Option<Lane> {
         metric: lane_metric(cidr),
     })?;
     match &route.target {
+        // What a dump found and could not put into words is on no lane.
+        RouteTarget::Via { gateway, .. } if gateway.is_unspecified() => None,
         RouteTarget::Via { gateway, .. } => {
             let direct = peer.addresses.iter().any(|on| on.address == *gateway);
             Some(if direct { Lane::Native } else { Lane::Underlay })
