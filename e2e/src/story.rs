@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::Lab;
 use crate::probe::{PingReport, ping};
+use crate::traffic::Stream;
 use crate::wait::wait_until;
 
 /// How long a change of policy may take before a scenario fails; figures are the benchmarks' matter.
@@ -174,4 +175,32 @@ pub fn way(lab: &Lab, node: &str, cidr: &str) -> Result<String> {
     } else {
         format!("via {}", after("via"))
     })
+}
+
+/// Streams of `rate` packets a second between the first pods of all nodes, one for each direction, with their names.
+pub fn streams_in_all_directions(lab: &Lab, rate: u32) -> Result<Vec<(String, Stream)>> {
+    let pods = first_pods(lab)?;
+    let mut streams = Vec::new();
+    for (from, _) in &pods {
+        for (to, _) in pods.iter().filter(|(to, _)| to != from) {
+            streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, rate)?));
+        }
+    }
+    Ok(streams)
+}
+
+/// Ends streams; each must have sent something, and have lost and doubled nothing.
+pub fn ensure_none_lost(streams: Vec<(String, Stream)>) -> Result<()> {
+    for (direction, stream) in streams {
+        let report = stream.finish()?;
+        ensure!(
+            report.sent > 100,
+            "{direction}: hardly anything was sent: {report:?}"
+        );
+        ensure!(
+            report.lost == 0 && report.duplicated == 0,
+            "{direction}: {report:?}"
+        );
+    }
+    Ok(())
 }

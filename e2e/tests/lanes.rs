@@ -8,8 +8,8 @@ use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::probe::{ping, ping_with};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    POLICY, SETTLED_WITHIN, apply, ensure_all_answer, ensure_refused, native, native_and_vxlan, vxlan,
-    wait_for_condition, wait_until_ready, way,
+    POLICY, SETTLED_WITHIN, apply, ensure_all_answer, ensure_none_lost, ensure_refused, native,
+    native_and_vxlan, streams_in_all_directions, vxlan, wait_for_condition, wait_until_ready, way,
 };
 use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::wait_until;
@@ -248,29 +248,12 @@ fn changes_under_traffic(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     apply(lab, &native_and_vxlan())?;
     wait_until_ready(lab)?;
-    let pods = ["pod-ctr-1", "pod-w1-1", "pod-w0-1"];
-    let mut streams = Vec::new();
-    for from in pods {
-        for to in pods.iter().filter(|to| **to != from) {
-            streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, 500)?));
-        }
-    }
+    let streams = streams_in_all_directions(lab, 500)?;
     for spec in [vxlan(), native_and_vxlan(), vxlan(), native_and_vxlan()] {
         apply(lab, &spec)?;
         wait_until_ready(lab)?;
     }
-    for (direction, stream) in streams {
-        let report = stream.finish()?;
-        ensure!(
-            report.sent > 100,
-            "{direction}: hardly anything was sent: {report:?}"
-        );
-        ensure!(
-            report.lost == 0 && report.duplicated == 0,
-            "{direction}: {report:?}"
-        );
-    }
-    Ok(())
+    ensure_none_lost(streams)
 }
 
 fn selected_node(context: &mut Context) -> Result<()> {

@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    SETTLED_WITHIN, apply, ensure_all_answer, native_and_vxlan, vxlan, wait_until_ready, way,
+    SETTLED_WITHIN, apply, ensure_all_answer, ensure_none_lost, native_and_vxlan, streams_in_all_directions,
+    vxlan, wait_until_ready, way,
 };
-use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::{pause, wait_until};
 use serde_json::json;
 
@@ -48,32 +48,6 @@ fn main() -> ExitCode {
 
 const AGENTS: [&str; 3] = ["k8s-ctr", "k8s-w1", "k8s-w0"];
 
-fn six_streams(lab: &Lab, rate: u32) -> Result<Vec<(String, Stream)>> {
-    let pods = ["pod-ctr-1", "pod-w1-1", "pod-w0-1"];
-    let mut streams = Vec::new();
-    for from in pods {
-        for to in pods.iter().filter(|to| **to != from) {
-            streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, rate)?));
-        }
-    }
-    Ok(streams)
-}
-
-fn ensure_none_lost(streams: Vec<(String, Stream)>) -> Result<()> {
-    for (direction, stream) in streams {
-        let report = stream.finish()?;
-        ensure!(
-            report.sent > 500,
-            "{direction}: hardly anything was sent: {report:?}"
-        );
-        ensure!(
-            report.lost == 0 && report.duplicated == 0,
-            "{direction}: {report:?}"
-        );
-    }
-    Ok(())
-}
-
 fn killed(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     apply(lab, &native_and_vxlan())?;
@@ -90,7 +64,7 @@ fn killed(context: &mut Context) -> Result<()> {
             .collect()
     };
     let before = kernel(lab)?;
-    let streams = six_streams(lab, 500)?;
+    let streams = streams_in_all_directions(lab, 500)?;
     for round in 0..6_u64 {
         for node in AGENTS {
             lab.agent(node)?.kill()?;
@@ -119,7 +93,7 @@ fn killed_in_change(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     apply(lab, &native_and_vxlan())?;
     wait_until_ready(lab)?;
-    let streams = six_streams(lab, 500)?;
+    let streams = streams_in_all_directions(lab, 500)?;
     for round in 0..8_u64 {
         apply(
             lab,
@@ -167,7 +141,7 @@ fn no_apiserver(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     apply(lab, &vxlan())?;
     wait_until_ready(lab)?;
-    let streams = six_streams(lab, 500)?;
+    let streams = streams_in_all_directions(lab, 500)?;
     let before = log_lines(lab)?;
     lab.control_plane()?.stop_apiserver()?;
     pause(Duration::from_secs(8))?;
@@ -209,7 +183,7 @@ fn slow_apiserver(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     apply(lab, &vxlan())?;
     wait_until_ready(lab)?;
-    let streams = six_streams(lab, 300)?;
+    let streams = streams_in_all_directions(lab, 300)?;
     apply(lab, &native_and_vxlan())?;
     for _ in 0..4 {
         // Whatever was asked in the meantime is answered after 5 s.
@@ -252,7 +226,7 @@ fn too_many_requests(context: &mut Context) -> Result<()> {
     };
     let result = (|| {
         pause(Duration::from_secs(2))?;
-        let streams = six_streams(lab, 300)?;
+        let streams = streams_in_all_directions(lab, 300)?;
         for spec in [
             native_and_vxlan(),
             vxlan(),

@@ -4,9 +4,11 @@ mod cover;
 mod links;
 mod peer_routes;
 mod reason;
+mod sysctls;
 
 pub use links::{LocalLink, local_links};
 pub use reason::{Note, Reason};
+pub use sysctls::sysctls_to_read;
 
 use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
 use crate::lane::{Lane, Tunnel, tunnel_overhead};
@@ -210,24 +212,6 @@ fn device_mtu(assignment: &Assignment, links: &[LocalLink]) -> Option<u32> {
     })
 }
 
-/// Kernel parameters that [`desired`] wants to know, given the devices that carry the node's addresses and ours.
-pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
-    let fixed = [
-        "net/ipv4/ip_forward",
-        "net/ipv6/conf/all/forwarding",
-        "net/ipv4/conf/all/rp_filter",
-    ];
-    fixed
-        .into_iter()
-        .map(str::to_owned)
-        .chain(devices.into_iter().map(rp_filter))
-        .collect()
-}
-
-fn rp_filter(device: &str) -> String {
-    format!("net/ipv4/conf/{device}/rp_filter")
-}
-
 /// Plans one node's kernel.
 ///
 /// `unavailable` names the devices that could not be opened, with the reason. `observed` serves for what only the kernel
@@ -269,7 +253,7 @@ pub fn desired(
     }
     declare_devices(&mut plan, assignment, &links, observed, unavailable, &in_use);
     if governed {
-        declare_sysctls(&mut plan, assignment, &links, observed);
+        sysctls::declare(&mut plan, assignment, &links, observed);
         declare_neighbours(&mut plan, assignment, peers);
     }
     for (name, peer) in routed {
@@ -350,9 +334,11 @@ fn declare_devices(
                 .devices
                 .insert(name.clone(), Device::declared(&tunnel, mac, mtu))
         });
-        plan.declare(Item::Sysctl(rp_filter(&name)), Reason::ReversePath, |state| {
-            state.sysctls.insert(rp_filter(&name), "2".to_owned())
-        });
+        plan.declare(
+            Item::Sysctl(sysctls::rp_filter(&name)),
+            Reason::ReversePath,
+            |state| state.sysctls.insert(sysctls::rp_filter(&name), "2".to_owned()),
+        );
         let mut families = BTreeSet::new();
         for cidr in assignment
             .pod_cidrs
@@ -395,43 +381,6 @@ fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTree
                     mac,
                 );
             }
-        }
-    }
-}
-
-/// Forwarding on; and reverse path filtering on no device stricter than loose (RFC 3704, section 2.4): while lanes change, a
-/// peer's packets come in over one lane and go out over another.
-fn declare_sysctls(plan: &mut Desired, assignment: &Assignment, links: &[LocalLink], observed: &Observed) {
-    for (path, needed) in [
-        (
-            "net/ipv4/ip_forward",
-            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
-        ),
-        (
-            "net/ipv6/conf/all/forwarding",
-            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
-        ),
-    ] {
-        if needed {
-            plan.declare(Item::Sysctl(path.to_owned()), Reason::Forwarding, |state| {
-                state.sysctls.insert(path.to_owned(), "1".to_owned())
-            });
-        }
-    }
-    let value = |path: &str| observed.ours.sysctls.get(path).map(String::as_str);
-    let strict_everywhere = value("net/ipv4/conf/all/rp_filter") == Some("1");
-    for link in links.iter().filter(|link| link.address.is_ipv4()) {
-        let path = rp_filter(&link.device);
-        // The kernel takes the greater of `all` and the device's own (Documentation/networking/ip-sysctl.rst).
-        let loosen = match value(&path) {
-            Some("1" | "2") => true,
-            Some("0") => strict_everywhere,
-            _ => false,
-        };
-        if loosen {
-            plan.declare(Item::Sysctl(path.clone()), Reason::ReversePath, |state| {
-                state.sysctls.insert(path, "2".to_owned())
-            });
         }
     }
 }

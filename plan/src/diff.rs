@@ -106,12 +106,7 @@ impl fmt::Display for Operation {
 pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
     let mut operations = Vec::new();
     // A device that cannot be corrected takes its addresses, neighbours and routes with it.
-    let anew: BTreeSet<&str> = desired
-        .devices
-        .iter()
-        .filter(|(name, wanted)| actual.devices.get(*name).is_some_and(|is| !is.can_become(wanted)))
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let anew = made_anew(desired, actual);
     operations.extend(anew.iter().map(|name| Operation::DeleteDevice {
         name: (*name).to_owned(),
     }));
@@ -188,12 +183,7 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
 /// The part of [`diff`] that makes and corrects devices, and removes none that is merely superfluous: what has to work
 /// before any lane can be said to be open.
 pub fn open_devices(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
-    let anew: BTreeSet<&str> = desired
-        .devices
-        .iter()
-        .filter(|(name, wanted)| actual.devices.get(*name).is_some_and(|is| !is.can_become(wanted)))
-        .map(|(name, _)| name.as_str())
-        .collect();
+    let anew = made_anew(desired, actual);
     let mut operations: Vec<_> = anew
         .iter()
         .map(|name| Operation::DeleteDevice {
@@ -202,6 +192,16 @@ pub fn open_devices(desired: &KernelState, actual: &KernelState) -> Vec<Operatio
         .collect();
     operations.extend(devices(desired, actual, &anew));
     operations
+}
+
+/// Devices that cannot be corrected, and have to be made anew.
+fn made_anew<'a>(desired: &'a KernelState, actual: &KernelState) -> BTreeSet<&'a str> {
+    desired
+        .devices
+        .iter()
+        .filter(|(name, wanted)| actual.devices.get(*name).is_some_and(|is| !is.can_become(wanted)))
+        .map(|(name, _)| name.as_str())
+        .collect()
 }
 
 fn devices(desired: &KernelState, actual: &KernelState, anew: &BTreeSet<&str>) -> Vec<Operation> {

@@ -194,9 +194,9 @@ fn kernel_state() -> impl Strategy<Value = KernelState> {
                     _ => RouteTarget::Unreachable,
                 };
                 let metric = if cover {
-                    podlane_plan::kernel::COVER_METRIC
+                    COVER_METRIC
                 } else {
-                    0
+                    lane_metric(&destination)
                 };
                 state.routes.insert(
                     RouteKey { destination, metric },

@@ -1,0 +1,60 @@
+//! The kernel parameters that forwarding pods' packets takes.
+
+use super::{Assignment, Desired, LocalLink, Reason};
+use crate::kernel::{Item, Observed};
+use std::collections::BTreeSet;
+
+/// Kernel parameters that [`super::desired`] wants to know, given the devices that carry the node's addresses and ours.
+pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    let fixed = [
+        "net/ipv4/ip_forward",
+        "net/ipv6/conf/all/forwarding",
+        "net/ipv4/conf/all/rp_filter",
+    ];
+    fixed
+        .into_iter()
+        .map(str::to_owned)
+        .chain(devices.into_iter().map(rp_filter))
+        .collect()
+}
+
+pub(super) fn rp_filter(device: &str) -> String {
+    format!("net/ipv4/conf/{device}/rp_filter")
+}
+
+/// Forwarding on; and reverse path filtering on no device stricter than loose (RFC 3704, section 2.4): while lanes change, a
+/// peer's packets come in over one lane and go out over another.
+pub(super) fn declare(plan: &mut Desired, assignment: &Assignment, links: &[LocalLink], observed: &Observed) {
+    for (path, needed) in [
+        (
+            "net/ipv4/ip_forward",
+            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
+        ),
+        (
+            "net/ipv6/conf/all/forwarding",
+            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
+        ),
+    ] {
+        if needed {
+            plan.declare(Item::Sysctl(path.to_owned()), Reason::Forwarding, |state| {
+                state.sysctls.insert(path.to_owned(), "1".to_owned())
+            });
+        }
+    }
+    let value = |path: &str| observed.ours.sysctls.get(path).map(String::as_str);
+    let strict_everywhere = value("net/ipv4/conf/all/rp_filter") == Some("1");
+    for link in links.iter().filter(|link| link.address.is_ipv4()) {
+        let path = rp_filter(&link.device);
+        // The kernel takes the greater of `all` and the device's own (Documentation/networking/ip-sysctl.rst).
+        let loosen = match value(&path) {
+            Some("1" | "2") => true,
+            Some("0") => strict_everywhere,
+            _ => false,
+        };
+        if loosen {
+            plan.declare(Item::Sysctl(path.clone()), Reason::ReversePath, |state| {
+                state.sysctls.insert(path, "2".to_owned())
+            });
+        }
+    }
+}
