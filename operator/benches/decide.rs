@@ -1,4 +1,4 @@
-//! How long deciding takes: `cargo run --release -p podlane-operator --bin operator-bench -- [NODES] [RUNS]`.
+//! How long deciding takes: `cargo bench -p podlane-operator -- [NODES] [RUNS]`.
 #![allow(clippy::print_stdout, reason = "a program for the command line")]
 
 use k8s_openapi::jiff::Timestamp;
@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
+    // Cargo passes --bench.
+    let mut arguments = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'));
     let mut number = |default| {
         arguments
             .next()
