@@ -77,9 +77,10 @@ impl Options {
 
     /// Begins the log.
     pub fn log(&self) {
-        // The client's own words on each failed request would repeat what is said here once.
-        let quiet = "info,kube_client=off,kube_runtime=off";
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(quiet));
+        // The client's own words on each failed request would repeat what is said here once. RUST_LOG can still ask for them by
+        // name: a later directive on the same target wins.
+        let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| "info".to_owned());
+        let filter = EnvFilter::new(format!("kube_client=off,kube_runtime=off,{asked}"));
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
