@@ -19,5 +19,6 @@ pub mod scenario;
 pub mod story;
 pub mod teardown;
 pub mod topology;
+pub mod traces;
 pub mod traffic;
 pub mod wait;

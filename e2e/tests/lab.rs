@@ -16,6 +16,7 @@ use podlane_e2e::lab::{self, Extent, Lab, Options, while_frozen};
 use podlane_e2e::ledger;
 use podlane_e2e::probe::{ping, routes_to};
 use podlane_e2e::scenario::{Context, Scenario, run};
+use podlane_e2e::traces::{ensure_no_traces, traces};
 use podlane_e2e::traffic::{Range, Stream};
 use podlane_e2e::wait::{pause, wait_until};
 
@@ -341,48 +342,6 @@ fn identities_differ(context: &mut Context) -> Result<()> {
         "{name} {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(())
-}
-
-/// What a lab could leave on the machine.
-fn traces(name: &str) -> Result<Vec<String>> {
-    let mut traces = Vec::new();
-    let of_lab = |text: &str| text.contains(&format!("{name}-")) || text.contains(&format!("lab-{name}-"));
-    for entry in fs::read_dir("/run/netns").into_iter().flatten() {
-        traces.push(format!("namespace {}", entry?.file_name().to_string_lossy()));
-    }
-    traces.extend(
-        fs::read_to_string("/proc/self/mountinfo")?
-            .lines()
-            .map(|line| format!("mount {line}")),
-    );
-    for entry in fs::read_dir(std::env::temp_dir())? {
-        traces.push(format!("file {}", entry?.path().display()));
-    }
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        if let Ok(line) = fs::read(path.join("cmdline")) {
-            traces.push(format!(
-                "process {} {}",
-                path.display(),
-                String::from_utf8_lossy(&line).replace('\0', " ")
-            ));
-        }
-    }
-    traces.retain(|trace| of_lab(trace));
-    traces.extend(
-        ledger::labs()?
-            .into_iter()
-            .filter(|lab| lab == name)
-            .map(|lab| format!("ledger {lab}")),
-    );
-    traces.sort();
-    Ok(traces)
-}
-
-fn ensure_no_traces(name: &str) -> Result<()> {
-    let traces = traces(name)?;
-    ensure!(traces.is_empty(), "left over:\n{}", traces.join("\n"));
     Ok(())
 }
 

@@ -13,11 +13,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use podlane_e2e::lab::{Extent, Lab, Options};
 use podlane_e2e::scenario::missing_for;
-use podlane_e2e::story::{apply, native_and_vxlan, vxlan, wait_until_ready, way};
+use podlane_e2e::story::{
+    POLICY, apply, native, native_and_vxlan, vxlan, wait_for_condition, wait_until_ready, way,
+};
 use podlane_e2e::{interrupt, wait};
 
 const REPAIRS: usize = 200;
 const CHANGES: usize = 50;
+const NODES: [(&str, &str, &str); 3] = [
+    ("k8s-ctr", "192.168.10.100", "172.20.0.0/24"),
+    ("k8s-w1", "192.168.10.101", "172.20.1.0/24"),
+    ("k8s-w0", "192.168.20.100", "172.20.2.0/24"),
+];
 
 fn main() -> Result<()> {
     if let Some(reason) = missing_for(Extent::Podlane) {
@@ -102,32 +109,38 @@ fn repairs(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// The policy changes between two specs; the time starts when kubectl does.
+/// The policy changes between native and vxlan, which changes all six routes between the three nodes; the time starts when kubectl
+/// does. Under native k8s-w0 is refused, so only the other half of the changes ends in Ready.
 fn changes(lab: &Lab) -> Result<()> {
     let (mut in_kernels, mut ready) = (Vec::new(), Vec::new());
-    for round in 0..CHANGES {
-        let tunnel = round % 2 == 0;
-        let spec = if tunnel { vxlan() } else { native_and_vxlan() };
-        let (to_w1, to_ctr) = if tunnel {
-            ("encap 192.168.10.101", "encap 192.168.10.100")
-        } else {
-            ("via 192.168.10.101", "via 192.168.10.100")
-        };
+    for round in 0..2 * CHANGES {
+        let tunnel = round % 2 == 1;
         let start = Instant::now();
-        apply(lab, &spec)?;
-        for (node, cidr, wanted) in [
-            ("k8s-ctr", "172.20.1.0/24", to_w1),
-            ("k8s-w1", "172.20.0.0/24", to_ctr),
-        ] {
-            wait::wait_until("the kernels to be as declared", Duration::from_secs(20), || {
-                let is = way(lab, node, cidr)?;
-                ensure!(is == wanted, "{is}");
-                Ok(())
-            })?;
+        apply(lab, &if tunnel { vxlan() } else { native() })?;
+        for (node, _, _) in NODES {
+            for (peer, address, cidr) in NODES.iter().filter(|(peer, _, _)| *peer != node) {
+                let across = node == "k8s-w0" || *peer == "k8s-w0";
+                let wanted = match (tunnel, across) {
+                    (true, _) => format!("encap {address}"),
+                    (false, true) => "unreachable".to_owned(),
+                    (false, false) => format!("via {address}"),
+                };
+                while way(lab, node, cidr)? != wanted {
+                    interrupt::check()?;
+                    ensure!(
+                        start.elapsed() < Duration::from_secs(20),
+                        "{node} does not reach {peer} by {wanted}"
+                    );
+                }
+            }
         }
         in_kernels.push(start.elapsed());
-        wait_until_ready(lab)?;
-        ready.push(start.elapsed());
+        if tunnel {
+            wait_until_ready(lab)?;
+            ready.push(start.elapsed());
+        } else {
+            wait_for_condition(lab, "routingpolicy", POLICY, "Ready", "False", "OffLink")?;
+        }
     }
     row(
         "a policy change is in all kernels, kubectl's start included",
