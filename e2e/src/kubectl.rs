@@ -25,15 +25,6 @@ impl Kubectl {
         }
     }
 
-    /// The same kubectl with another kubeconfig.
-    #[must_use]
-    pub fn speaking_by(&self, kubeconfig: &Path) -> Self {
-        Self {
-            kubeconfig: kubeconfig.to_owned(),
-            ..self.clone()
-        }
-    }
-
     /// The environment in which `kubectl` on a command line means this one.
     pub fn environment(&self) -> Vec<(String, String)> {
         let directory = self.program.parent().unwrap_or(Path::new("."));

@@ -88,13 +88,7 @@ pub fn decide(world: &World, now: Timestamp) -> Decision {
 fn node_writes(view: &View<'_>) -> Vec<Write> {
     let world = view.world;
     let mut writes = Vec::new();
-    let mut write = |name: &str, what| {
-        writes.push(Write {
-            name: name.to_owned(),
-            what,
-            events: Vec::new(),
-        });
-    };
+    let mut write = |name: &str, what| writes.push(Write::silent(name, what));
     for (place, node) in world.nodes.all().iter().enumerate() {
         let Some(spec) = &view.told.specs[place] else {
             continue;

@@ -14,6 +14,17 @@ pub struct Write {
     pub events: Vec<Event>,
 }
 
+impl Write {
+    /// A write of which nothing is said.
+    pub fn silent(name: &str, what: What) -> Self {
+        Self {
+            name: name.to_owned(),
+            what,
+            events: Vec::new(),
+        }
+    }
+}
+
 /// What to do to an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {

@@ -27,6 +27,19 @@ impl<'a> Fib<'a> {
         fib
     }
 
+    /// The route to exactly this destination.
+    pub fn exact(&self, destination: &IpNet) -> Option<&'a ForeignRoute> {
+        self.by_length
+            .get(&std::cmp::Reverse(destination.prefix_len()))?
+            .get(destination)
+            .copied()
+    }
+
+    /// Every destination, longest prefixes first.
+    pub fn destinations(&self) -> impl Iterator<Item = &IpNet> {
+        self.by_length.values().flat_map(BTreeMap::keys)
+    }
+
     /// The route that a packet to `address` would take.
     pub fn best(&self, address: &IpAddr) -> Option<&'a ForeignRoute> {
         self.by_length.iter().find_map(|(length, routes)| {
@@ -71,6 +84,12 @@ mod tests {
             fib.best(&address.parse().expect("an address"))
                 .map(|route| route.next_hops[0].device.as_str())
         };
+        let exact = |destination: &str| {
+            fib.exact(&destination.parse().expect("a CIDR"))
+                .map(|route| route.metric)
+        };
+        assert_eq!((exact("10.0.0.0/8"), exact("10.0.0.0/9")), (Some(10), None));
+        assert_eq!(fib.destinations().count(), 4);
         assert_eq!(device("10.1.2.3"), Some("near"));
         assert_eq!(device("10.2.2.3"), Some("fast"));
         assert_eq!(device("11.0.0.1"), Some("uplink"));

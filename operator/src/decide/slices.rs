@@ -23,13 +23,7 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
     let assigned = slices::assign(&before, &peers, world.settings.slice_capacity);
 
     let mut writes = Vec::new();
-    let mut write = |name: &str, what| {
-        writes.push(Write {
-            name: name.to_owned(),
-            what,
-            events: Vec::new(),
-        });
-    };
+    let mut write = |name: &str, what| writes.push(Write::silent(name, what));
     for (name, members) in &assigned {
         let entries: Vec<PeerEntry> = members
             .iter()

@@ -28,7 +28,6 @@ pub(super) struct Router<'a> {
     unavailable: &'a BTreeMap<String, String>,
     open_here: BTreeSet<Lane>,
     fib: Fib<'a>,
-    foreign: BTreeMap<IpNet, &'a ForeignRoute>,
 }
 
 impl<'a> Router<'a> {
@@ -40,13 +39,6 @@ impl<'a> Router<'a> {
         unavailable: &'a BTreeMap<String, String>,
         receives_on: &BTreeSet<Lane>,
     ) -> Self {
-        let mut foreign: BTreeMap<IpNet, &ForeignRoute> = BTreeMap::new();
-        for route in &observed.foreign_routes {
-            let best = foreign.entry(route.destination).or_insert(route);
-            if route.metric < best.metric {
-                *best = route;
-            }
-        }
         // A device that receives also sends, whatever the VNI; one that nobody is told to receive on any more still sends
         // until the last peer has moved.
         let still_open = peers
@@ -67,7 +59,6 @@ impl<'a> Router<'a> {
             unavailable,
             open_here,
             fib: Fib::new(&observed.foreign_routes),
-            foreign,
         }
     }
 
@@ -125,8 +116,8 @@ impl<'a> Router<'a> {
             }
             let way = used.clone().and_then(|lane| self.route(peer, cidr, lane));
             let foreign = self
-                .foreign
-                .get(cidr)
+                .fib
+                .exact(cidr)
                 .filter(|foreign| foreign.metric <= key.metric);
             if let Some(foreign) = foreign {
                 routed
@@ -291,7 +282,7 @@ impl<'a> Router<'a> {
             .filter(|(name, _)| **name != self.assignment.name)
             .flat_map(|(name, peer)| peer.pod_cidrs.iter().map(move |cidr| (*cidr, name.as_str())))
             .collect();
-        for destination in self.foreign.keys() {
+        for destination in self.fib.destinations() {
             // Networks sort by address, then by length: the nearest before a network is the one that could hold it.
             let Some((cidr, owner)) = owners.range(..destination).next_back() else {
                 continue;
