@@ -12,6 +12,7 @@
 //! 6. [`diff`]: the ordered operations from what the kernel holds to that.
 
 pub mod cluster;
+pub mod datapath;
 pub mod desired;
 pub mod diff;
 pub mod fib;

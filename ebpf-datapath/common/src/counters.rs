@@ -1,0 +1,85 @@
+//! What programs count. Each CPU counts for itself; readers add up.
+
+/// Why a packet was dropped. The numbers are part of the [`crate::ABI`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    /// Encapsulated for us by somebody who is no peer.
+    NoPeer = 0,
+    /// Encapsulated by a peer, but to another of this node's addresses, or on a tunnel that is not open with it.
+    ForgedOuter = 1,
+    /// On the tunnel's device with a VNI that is not open.
+    WrongVni = 2,
+    /// Header of VXLAN or GENEVE not as this tunnel's.
+    BadHeader = 3,
+    /// Encapsulated by a peer, but the inner source is none of its pods.
+    ForgedInner = 4,
+    /// Encapsulated by a peer, but for no pod of this node.
+    NotHere = 5,
+    /// The inner packet is cut off, or neither IPv4 nor IPv6.
+    Malformed = 6,
+    /// A plain packet on the underlay with a pod's source, and no native lane with that pod's node.
+    PlainPodSource = 7,
+    /// The same with a native lane, from another link-layer address than that node's.
+    WrongLinkAddress = 8,
+    /// From a pod, with a source that is not the pod's.
+    PodSource = 9,
+    /// From a pod, to a node's tunnel port.
+    TunnelPort = 10,
+    /// Congestion was marked on an outer header whose inner one cannot say so (RFC 6040, section 4.2).
+    EcnInvalid = 11,
+    /// No room for headers, or they could not be written.
+    NoRoom = 12,
+    /// A probe with a wrong tag, or more of them than are answered.
+    Probe = 13,
+    /// The way to the peer is not known, and there is no driver to fall back to.
+    NoWay = 14,
+}
+
+/// How many reasons there are; what is beyond is reserved.
+pub const REASONS: usize = 16;
+
+/// The slot of the native lane in counters by lane: behind the tunnels'.
+pub const NATIVE_SLOT: u32 = crate::MAX_TUNNELS as u32;
+
+/// The slot of what belongs to no lane.
+pub const NO_LANE_SLOT: u32 = NATIVE_SLOT + 1;
+
+/// How many slots counters by lane have.
+pub const LANE_SLOTS: usize = crate::MAX_TUNNELS + 2;
+
+/// One lane's counters, in the map `LANES` by slot. Bytes are inner packets' without their Ethernet header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LaneCounters {
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Packets received.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Of the packets sent, those that bypassed the stack.
+    pub sent_bypassing: u64,
+    /// Of the packets received, those that bypassed the stack.
+    pub received_bypassing: u64,
+    /// Packets dropped, by [`Reason`].
+    pub dropped: [u64; REASONS],
+}
+
+/// One peer's counters, in the map `PEER_COUNTERS` by [`crate::Peer::index`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerCounters {
+    /// Packets sent to it.
+    pub sent_packets: u64,
+    /// Bytes sent to it.
+    pub sent_bytes: u64,
+    /// Packets received from it.
+    pub received_packets: u64,
+    /// Bytes received from it.
+    pub received_bytes: u64,
+    /// Packets of its dropped, by [`Reason`].
+    pub dropped: [u32; REASONS],
+}
