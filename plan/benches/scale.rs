@@ -2,12 +2,14 @@
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 use ipnet::IpNet;
+use podlane_plan::datapath::datapath;
 use podlane_plan::desired::{Assignment, Peer, desired};
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::{Device, ForeignRoute, MacAddress, NextHop, Observed, UnderlayAddress};
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_plan::probes::{ProbeKey, Prober, Proofs};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -50,6 +52,7 @@ fn main() {
                 mtu: Some(1500),
                 receives_on: lanes.clone(),
                 policy: Some(policy.clone()),
+                ..Peer::default()
             };
             (format!("node-{number:04}"), peer)
         })
@@ -63,6 +66,7 @@ fn main() {
         policy: Some(policy),
         mtu: 0,
         receive_on: lanes,
+        ..Assignment::default()
     };
     let mut observed = Observed {
         underlay: vec![UnderlayAddress {
@@ -91,19 +95,35 @@ fn main() {
         "median",
         "p99"
     );
-    let nothing = BTreeMap::new();
+    let (nothing, proofs) = (BTreeMap::new(), Proofs::default());
     report("plan and diff, from an empty kernel", || {
-        let plan = desired(&assignment, &peers, &observed, &nothing);
+        let plan = desired(&assignment, &peers, &observed, &nothing, &proofs);
         assert!(diff(&plan.state, &observed.ours).len() > 2 * PEERS as usize);
     });
-    observed.ours = desired(&assignment, &peers, &observed, &nothing).state;
+    observed.ours = desired(&assignment, &peers, &observed, &nothing, &proofs).state;
     report("plan and diff, nothing to do", || {
-        let plan = desired(&assignment, &peers, &observed, &nothing);
+        let plan = desired(&assignment, &peers, &observed, &nothing, &proofs);
         assert!(diff(&plan.state, &observed.ours).is_empty());
+    });
+    let plan = desired(&assignment, &peers, &observed, &nothing, &proofs);
+    report("plan of the programs", || {
+        let (programs, notes) = datapath(&assignment, &peers, &observed, &plan);
+        assert!(programs.peers.len() == PEERS as usize && notes.is_empty());
+    });
+    observed.capabilities.programs = true;
+    for peer in peers.values_mut() {
+        peer.probe_key = Some(ProbeKey([1; 16]));
+    }
+    let mut prober = Prober::new(1);
+    report("plan with probes, and the prober aimed", || {
+        let plan = desired(&assignment, &peers, &observed, &nothing, prober.proofs());
+        let targets = plan.peers.iter();
+        let targets = targets.map(|(name, peer)| (name.as_str(), peer.probed.as_slice()));
+        prober.aim("node-0000", targets, Duration::ZERO);
     });
     let changed = peers.get_mut("node-2500").expect("a peer");
     changed.mtu = Some(1400);
-    let plan = desired(&assignment, &peers, &observed, &nothing);
+    let plan = desired(&assignment, &peers, &observed, &nothing, &proofs);
     let operations = diff(&plan.state, &observed.ours);
     println!(
         "one peer's MTU changed: {} operation(s): {}",

@@ -1,6 +1,15 @@
 //! What the node's eBPF datapath should hold: which tunnels are open, who the peers are and which way leads to them, whose each
 //! network of pods is, and on which devices the programs sit.
 
+mod networks;
+mod peers;
+mod planned;
+#[cfg(test)]
+mod tests;
+mod tunnels;
+
+pub use planned::datapath;
+
 use crate::kernel::MacAddress;
 use crate::lane::Tunnel;
 use ipnet::IpNet;
@@ -10,6 +19,25 @@ use std::net::IpAddr;
 
 /// Tunnels that can be open at once, all protocols, ports and VNIs together.
 pub const MAX_TUNNELS: usize = 16;
+
+/// What a node's policy says of its datapath.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DatapathOptions {
+    /// Whether flows that the node's firewall has just accepted may skip the host's stack.
+    pub bypass: bool,
+    /// The DSCP of outer headers, 0 to 63 (RFC 2474, section 3).
+    pub dscp: u8,
+}
+
+impl Default for DatapathOptions {
+    fn default() -> Self {
+        Self {
+            bypass: true,
+            dscp: 0,
+        }
+    }
+}
 
 /// Everything that the programs are told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

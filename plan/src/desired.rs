@@ -4,19 +4,28 @@ mod cover;
 mod links;
 mod peer_routes;
 mod reason;
+mod stand_in;
 mod sysctls;
+mod ways;
 
+pub(crate) use cover::uncovering;
+pub(crate) use links::covered;
 pub use links::{LocalLink, local_links};
 pub use reason::{Note, Reason};
 pub use sysctls::sysctls_to_read;
+pub(crate) use sysctls::{against_bypass, has_strict_reverse_path};
+pub(crate) use ways::Ways;
 
+use crate::datapath::DatapathOptions;
 use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
 use crate::lane::{Lane, Tunnel, tunnel_overhead};
 use crate::pair::{NodeAddress, Refusal};
 use crate::policy::Applied;
+use crate::probes::{Doubt, ProbeKey, Proofs, Target};
 use ipnet::IpNet;
 use peer_routes::Router;
 use serde::{Deserialize, Serialize};
+use stand_in::without_programs as stand_in_without_programs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -44,6 +53,9 @@ pub struct Assignment {
     /// The lanes on which it is to receive.
     #[serde(default)]
     pub receive_on: BTreeSet<Lane>,
+    /// The policy's options of the datapath.
+    #[serde(default)]
+    pub datapath: DatapathOptions,
 }
 
 /// What this node has been told of another.
@@ -65,6 +77,9 @@ pub struct Peer {
     /// The policy that governs it.
     #[serde(default)]
     pub policy: Option<Applied>,
+    /// What its programs know probes by; none: they answer none.
+    #[serde(default)]
+    pub probe_key: Option<ProbeKey>,
 }
 
 /// How a peer is reached.
@@ -78,12 +93,16 @@ pub struct PeerLane {
     pub waits_for: Option<Refusal>,
     /// The pod CIDRs that this lane does not reach, though it reaches others of the peer's.
     pub refused: BTreeMap<IpNet, Refusal>,
+    /// What speaks against the lane that packets take now. They take it all the same: nothing better is known.
+    pub doubt: Option<Doubt>,
+    /// What is to be probed: the lane that packets take now, and the one that they are to take.
+    pub probed: Vec<Target>,
 }
 
 impl PeerLane {
     /// Whether the peer is reached as both policies ask.
     pub fn is_as_wanted(&self) -> bool {
-        self.used.is_ok() && self.used == self.wanted && self.refused.is_empty()
+        self.used.is_ok() && self.used == self.wanted && self.refused.is_empty() && self.doubt.is_none()
     }
 }
 
@@ -122,7 +141,7 @@ impl Desired {
             Item::Neighbour(on) => peer
                 .pod_cidrs
                 .iter()
-                .any(|cidr| router_address_of(&peer.pod_cidrs, cidr) == Some(on.address)),
+                .any(|cidr| inner_gateway(peer, cidr) == Some(on.address)),
             _ => false,
         };
         let declared = match item {
@@ -179,6 +198,17 @@ fn router_address_of(pod_cidrs: &[IpNet], like: &IpNet) -> Option<IpAddr> {
         .map(router_address)
 }
 
+/// The next hop of a peer's packets on the inner side of a tunnel. On IPv4 the peer's router address. On IPv6 the link-local address of
+/// its tunnel devices, for the kernel refuses any other that a route of another device holds (`ip6_route_check_nh_onlink` in
+/// net/ipv6/route.c), and the router address is within the very pod CIDR whose route is to be replaced.
+fn inner_gateway(peer: &Peer, cidr: &IpNet) -> Option<IpAddr> {
+    if cidr.addr().is_ipv4() {
+        return router_address_of(&peer.pod_cidrs, cidr);
+    }
+    let first = peer.addresses.first()?;
+    Some(MacAddress::of_node(&first.address).link_local().into())
+}
+
 /// The tunnel devices that a node must have open, so that the shell can open them (and learn whether the kernel can) before the
 /// rest is planned.
 pub fn devices(assignment: &Assignment, observed: &Observed) -> BTreeMap<String, Device> {
@@ -194,7 +224,7 @@ pub fn devices(assignment: &Assignment, observed: &Observed) -> BTreeMap<String,
         .receive_on
         .iter()
         .filter_map(|lane| lane.tunnel())
-        .map(|tunnel| (tunnel.device(), Device::declared(&tunnel, mac, mtu)))
+        .map(|tunnel| (tunnel.device(), stand_in::device(&tunnel, mac, mtu, observed)))
         .filter(|(name, _)| !observed.foreign_devices.contains_key(name))
         .collect()
 }
@@ -215,12 +245,14 @@ fn device_mtu(assignment: &Assignment, links: &[LocalLink]) -> Option<u32> {
 /// Plans one node's kernel.
 ///
 /// `unavailable` names the devices that could not be opened, with the reason. `observed` serves for what only the kernel
-/// knows: which lane a peer is on now, which devices are open, and the way to a peer's address.
+/// knows: which lane a peer is on now, which devices are open, and the way to a peer's address. `proofs` says which lanes have
+/// been proved.
 pub fn desired(
     assignment: &Assignment,
     peers: &BTreeMap<String, Peer>,
     observed: &Observed,
     unavailable: &BTreeMap<String, String>,
+    proofs: &Proofs,
 ) -> Desired {
     let mut plan = Desired::default();
     let links = local_links(&assignment.addresses, &observed.underlay);
@@ -240,6 +272,7 @@ pub fn desired(
         observed,
         unavailable,
         &plan.receives_on,
+        proofs,
     );
     let routed = router.plan();
     let in_use: BTreeSet<Lane> = routed
@@ -265,12 +298,13 @@ pub fn desired(
 }
 
 /// Whether the tunnel's device is there, ours, as declared and up.
-fn is_open(tunnel: &Tunnel, observed: &Observed) -> bool {
+pub(crate) fn is_open(tunnel: &Tunnel, observed: &Observed) -> bool {
     observed.ours.devices.get(&tunnel.device()).is_some_and(|device| {
         device.up
             && device.collect_metadata
             && device.protocol == tunnel.protocol
             && device.port == tunnel.port
+            && (observed.capabilities.programs || !device.stand_in)
     })
 }
 
@@ -315,6 +349,12 @@ fn declare_devices(
             });
             continue;
         }
+        if let Some(why) = stand_in_without_programs(&name, observed) {
+            plan.notes.insert(Note::NoDevice {
+                name: name.clone(),
+                why: why.to_owned(),
+            });
+        }
         if let Some(why) = unavailable.get(&name) {
             plan.notes.insert(Note::NoDevice {
                 name: name.clone(),
@@ -332,7 +372,7 @@ fn declare_devices(
         plan.declare(Item::Device(name.clone()), reason, |state| {
             state
                 .devices
-                .insert(name.clone(), Device::declared(&tunnel, mac, mtu))
+                .insert(name.clone(), stand_in::device(&tunnel, mac, mtu, observed))
         });
         plan.declare(
             Item::Sysctl(sysctls::rp_filter(&name)),
@@ -356,7 +396,7 @@ fn declare_devices(
     }
 }
 
-/// The peers' router addresses on every tunnel device, in use or not: a peer's neighbour is there before the first packet is
+/// The peers' inner next hops on every tunnel device, in use or not: a peer's neighbour is there before the first packet is
 /// sent to it, and after the last one, so that changing its lane is one route and nothing else.
 fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTreeMap<String, Peer>) {
     let devices: Vec<String> = plan.state.devices.keys().cloned().collect();
@@ -371,7 +411,9 @@ fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTree
             .iter()
             .filter(|cidr| families.insert(cidr.addr().is_ipv6()))
         {
-            let address = router_address(cidr);
+            let Some(address) = inner_gateway(peer, cidr) else {
+                continue;
+            };
             for device in &devices {
                 plan.state.neighbours.insert(
                     OnDevice {

@@ -74,15 +74,17 @@ impl fmt::Display for Operation {
                 write!(
                     f,
                     "add device {name} type {} port {}",
-                    device.protocol, device.port
+                    device.driver(),
+                    device.port
                 )
             }
             Self::ConfigureDevice { name, device } => {
-                write!(
-                    f,
-                    "set device {name} address {} mtu {} up",
-                    device.mac, device.mtu
-                )
+                write!(f, "set device {name}")?;
+                // A device of another driver is another one: what was refused of the one is not of the other.
+                if device.stand_in {
+                    write!(f, " type {}", device.driver())?;
+                }
+                write!(f, " address {} mtu {} up", device.mac, device.mtu)
             }
             Self::DeleteDevice { name } => write!(f, "delete device {name}"),
             Self::AddAddress(address) => write!(f, "add address {address}"),

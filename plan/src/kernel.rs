@@ -2,14 +2,14 @@
 
 mod observed;
 
-pub use observed::{ForeignRoute, NextHop, Observed, UnderlayAddress};
+pub use observed::{Capabilities, ForeignRoute, NextHop, Observed, UnderlayAddress};
 
 use crate::lane::{Tunnel, TunnelProtocol};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Podlane's route protocol number (`rtm_protocol`), on every route that is ours and on no other. Unused in the kernel's
 /// `include/uapi/linux/rtnetlink.h` and in iproute2's `etc/iproute2/rt_protos`.
@@ -77,6 +77,15 @@ impl MacAddress {
     }
 }
 
+impl MacAddress {
+    /// The IPv6 link-local address that belongs to it: its interface identifier is the address' modified EUI-64 (RFC 4291,
+    /// section 2.5.6 and appendix A).
+    pub const fn link_local(&self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 0x02, b, c, 0xff, 0xfe, d, e, f])
+    }
+}
+
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -120,8 +129,11 @@ impl TryFrom<String> for MacAddress {
 /// the VNI, and there is no forwarding database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
-    /// The driver.
+    /// The encapsulation of what leaves by it.
     pub protocol: TunnelProtocol,
+    /// Whether it is a VXLAN device in the place of a GENEVE one, whose programs do the work ([`Capabilities`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stand_in: bool,
     /// The UDP port on which it listens and to which it sends.
     pub port: u16,
     /// Its link-layer address, [`MacAddress::of_node`].
@@ -141,6 +153,7 @@ impl Device {
     pub const fn declared(tunnel: &Tunnel, mac: MacAddress, mtu: u32) -> Self {
         Self {
             protocol: tunnel.protocol,
+            stand_in: false,
             port: tunnel.port,
             mac,
             mtu,
@@ -150,9 +163,19 @@ impl Device {
         }
     }
 
+    /// The kernel driver whose device it is.
+    pub const fn driver(&self) -> &'static str {
+        if self.stand_in {
+            TunnelProtocol::Vxlan.driver()
+        } else {
+            self.protocol.driver()
+        }
+    }
+
     /// Whether `self` can become `wanted` without being made anew.
     pub fn can_become(&self, wanted: &Self) -> bool {
         self.protocol == wanted.protocol
+            && self.stand_in == wanted.stand_in
             && self.port == wanted.port
             && self.collect_metadata == wanted.collect_metadata
     }
@@ -196,7 +219,8 @@ pub enum RouteTarget {
         source: IpAddr,
         /// The outer destination: the peer's address.
         destination: IpAddr,
-        /// The inner next hop: the peer's router address, resolved by a permanent neighbour.
+        /// The inner next hop, resolved by a permanent neighbour: the peer's router address on IPv4, on IPv6 the link-local address of
+        /// its tunnel devices.
         gateway: IpAddr,
         /// The tunnel device.
         device: String,
@@ -396,6 +420,19 @@ mod tests {
         for mac in [four, six, next] {
             assert_eq!(mac.0[0] & 0b11, 0b10, "{mac}");
         }
+    }
+
+    #[test]
+    fn a_link_local_address_is_of_the_modified_eui_64() {
+        let mac = MacAddress([0x02, 0x50, 0xc0, 0xa8, 0x14, 0x64]);
+        assert_eq!(mac.link_local().to_string(), "fe80::50:c0ff:fea8:1464");
+        // RFC 4291, appendix A: the universal/local bit is inverted.
+        assert_eq!(
+            MacAddress([0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde])
+                .link_local()
+                .to_string(),
+            "fe80::3656:78ff:fe9a:bcde"
+        );
     }
 
     #[test]

@@ -73,6 +73,24 @@ impl Tunnel {
     }
 }
 
+impl TunnelProtocol {
+    /// The encapsulation of which the name of a device of ours speaks ([`Tunnel::device`]), whatever its driver.
+    pub fn named_by(device: &str) -> Option<Self> {
+        let kind = device.strip_prefix("podlane_")?;
+        let with_port = |prefix: &str| {
+            kind.strip_prefix(prefix)
+                .is_some_and(|port| port.parse::<u16>().is_ok())
+        };
+        if kind == "vxlan" || with_port("vx") {
+            Some(Self::Vxlan)
+        } else if kind == "geneve" || with_port("gn") {
+            Some(Self::Geneve)
+        } else {
+            None
+        }
+    }
+}
+
 /// How packets travel between two nodes.
 ///
 /// Written as `native`, `underlay`, `vxlan:PORT:VNI` or `geneve:PORT:VNI`.
@@ -196,20 +214,26 @@ mod tests {
     }
 
     #[test]
-    fn every_device_name_fits_the_kernel() {
+    fn every_device_name_fits_the_kernel_and_says_its_protocol() {
         for protocol in [TunnelProtocol::Vxlan, TunnelProtocol::Geneve] {
             for port in [1, protocol.default_port(), 65535] {
-                assert!(
-                    Tunnel {
-                        protocol,
-                        port,
-                        vni: 1
-                    }
-                    .device()
-                    .len()
-                        <= 15
-                );
+                let tunnel = Tunnel {
+                    protocol,
+                    port,
+                    vni: 1,
+                };
+                assert!(tunnel.device().len() <= 15);
+                assert_eq!(TunnelProtocol::named_by(&tunnel.device()), Some(protocol));
             }
+        }
+        for other in [
+            "podlane_",
+            "podlane_gn",
+            "podlane_gn70000",
+            "podlane_gneve",
+            "geneve",
+        ] {
+            assert_eq!(TunnelProtocol::named_by(other), None, "{other}");
         }
     }
 }

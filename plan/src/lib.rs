@@ -8,8 +8,10 @@
 //! 2. [`cluster`]: which nodes and pod CIDRs can be routed at all;
 //! 3. [`pair`]: the lane between two nodes, the same seen from both ends;
 //! 4. [`protocol`]: how a lane is opened, moved to and closed without losing a packet;
+//!    [`probes`]: which of them are known to carry packets;
 //! 5. [`desired`]: the kernel state that follows for one node, with a reason for each item;
 //! 6. [`diff`]: the ordered operations from what the kernel holds to that.
+//! 7. [`datapath`]: what the eBPF programs are told, for the kernel as it is before those operations and after.
 
 pub mod cluster;
 pub mod datapath;
@@ -20,5 +22,6 @@ pub mod kernel;
 pub mod lane;
 pub mod pair;
 pub mod policy;
+pub mod probes;
 pub mod protocol;
 pub mod slices;

@@ -2,6 +2,7 @@
 
 use crate::lane::{Lane, Tunnel};
 use crate::policy::{Applied, OffLinkPeers, RoutingMode};
+use crate::probes::Doubt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -49,6 +50,13 @@ pub enum Refusal {
     NoCommonFamily,
     /// The peer does not receive on the lane yet.
     NotReceiving(Lane),
+    /// The lane is open at both ends, and is not known to carry packets.
+    NotProved {
+        /// The lane.
+        lane: Lane,
+        /// What speaks against it.
+        why: Doubt,
+    },
     /// This node cannot open the lane's device.
     NoDevice {
         /// The lane.
@@ -73,6 +81,7 @@ impl Refusal {
             Self::NotReported => "PeerNotReported",
             Self::NoCommonFamily => "NoCommonFamily",
             Self::NotReceiving(_) => "PeerNotReceiving",
+            Self::NotProved { why, .. } => why.reason(),
             Self::NoDevice { .. } => "NoDevice",
             Self::NoWay(_) => "NoUnderlayRoute",
             Self::ForeignRoute(_) => "ForeignRoute",
@@ -82,7 +91,11 @@ impl Refusal {
 
     /// Whether it ends by itself, once the other agents have done their part.
     pub const fn passes(&self) -> bool {
-        matches!(self, Self::NotReported | Self::NotReceiving(_))
+        match self {
+            Self::NotReported | Self::NotReceiving(_) => true,
+            Self::NotProved { why, .. } => why.passes(),
+            _ => false,
+        }
     }
 }
 
@@ -106,6 +119,7 @@ impl fmt::Display for Refusal {
                 f,
                 "does not receive on {lane} yet: look at the conditions of its RoutingNode if that does not end"
             ),
+            Self::NotProved { lane, why } => why.tell(*lane, f),
             Self::NoDevice { lane, why } => write!(f, "needs {lane}, which this node cannot open: {why}"),
             Self::NoWay(address) => {
                 write!(f, "cannot be reached: the kernel has no route to {address}, which offLinkPeers: underlay goes by")
@@ -152,6 +166,21 @@ pub fn on_link(mine: &[NodeAddress], peers: &[NodeAddress]) -> Option<(IpAddr, I
         let here = mine
             .iter()
             .find(|here| here.has_on_link(&theirs.address) && theirs.has_on_link(&here.address))?;
+        Some((here.address, theirs.address))
+    })
+}
+
+/// [`on_link`] among the addresses of one family alone.
+pub(crate) fn on_link_of_family(
+    mine: &[NodeAddress],
+    peers: &[NodeAddress],
+    six: bool,
+) -> Option<(IpAddr, IpAddr)> {
+    let of_family = |on: &&NodeAddress| on.address.is_ipv6() == six;
+    peers.iter().filter(of_family).find_map(|theirs| {
+        let mut mine = mine.iter().filter(of_family);
+        let here =
+            mine.find(|here| here.has_on_link(&theirs.address) && theirs.has_on_link(&here.address))?;
         Some((here.address, theirs.address))
     })
 }

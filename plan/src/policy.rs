@@ -1,5 +1,6 @@
 //! Which policy governs a node.
 
+use crate::datapath::DatapathOptions;
 use crate::lane::Tunnel;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -113,6 +114,9 @@ pub struct Policy {
     /// Destinations that are not masqueraded; empty: the cluster's pod CIDRs.
     #[serde(default, rename = "nativeRoutingCIDRs")]
     pub native_routing_cidrs: Vec<IpNet>,
+    /// Its options of the datapath.
+    #[serde(default)]
+    pub datapath: DatapathOptions,
 }
 
 /// A label selector, as in metav1.LabelSelector: all of its parts must match, and an empty one matches everything.
@@ -247,6 +251,7 @@ mod tests {
             node_selector: selector,
             mtu: 0,
             native_routing_cidrs: Vec::new(),
+            datapath: DatapathOptions::default(),
         }
     }
 

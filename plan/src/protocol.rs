@@ -1,28 +1,35 @@
 //! How a lane is opened, moved to and closed without losing a packet (make before break).
 //!
 //! Changing from lane A to lane B: every receiver opens B and says so → each sender moves to B once the receiver has said
-//! so and its own end is open → nobody sends on A any more → A is withdrawn from what peers are told → A is closed. Each
-//! step reads only what was published and what the kernel holds, so it can be repeated, reversed, and survives the loss
-//! of any process.
+//! so, its own end is open and a probe over B was answered ([`crate::probes`]) → nobody sends on A any more → A is withdrawn
+//! from what peers are told → A is closed. Each step reads only what was published, what the kernel holds and what probes
+//! showed, so it can be repeated, reversed, and survives the loss of any process.
 
 use crate::lane::Lane;
 use crate::pair::Refusal;
-use crate::policy::Applied;
+use crate::policy::{Applied, OffLinkPeers, RoutingMode};
+use crate::probes::Doubt;
 use std::collections::BTreeSet;
 
 /// The lanes on which a node may come to receive, given its own policy and those of all other nodes: every lane that
 /// [`crate::pair::lane`] can yield for it.
+///
+/// Packets as they are can come from the link ([`Lane::Native`]) or through gateways ([`Lane::Underlay`], which senders find open where
+/// `Native` is). The two are told apart because a receiver can check where the former come from, and nothing of the latter.
 pub fn wanted<'a>(mine: Option<&'a Applied>, all: impl IntoIterator<Item = &'a Applied>) -> BTreeSet<Lane> {
-    if mine.is_none() {
-        return BTreeSet::new();
+    let mut wanted = BTreeSet::new();
+    let Some(mine) = mine else { return wanted };
+    for policy in all.into_iter().chain([mine]) {
+        let routing = &policy.routing;
+        wanted.extend(routing.tunnel_in_use().map(Lane::Tunnel));
+        if routing.routing_mode == RoutingMode::Native {
+            // Not on the link as this node sees it, a peer may be so as the other sees it.
+            wanted.insert(Lane::Native);
+            if routing.off_link_peers == OffLinkPeers::Underlay {
+                wanted.insert(Lane::Underlay);
+            }
+        }
     }
-    let mut wanted: BTreeSet<Lane> = all
-        .into_iter()
-        .chain(mine)
-        .filter_map(|policy| policy.routing.tunnel_in_use())
-        .map(Lane::Tunnel)
-        .collect();
-    wanted.insert(Lane::Native);
     wanted
 }
 
@@ -85,8 +92,9 @@ pub fn published(open: &BTreeSet<Lane>, told: &BTreeSet<Lane>) -> BTreeSet<Lane>
 /// The lane on which a sender sends now.
 ///
 /// `wanted` is where it is to go, `current` where its kernel sends at the moment, `open_here` what this node receives on (a
-/// tunnel's device also sends), `open_there` what the peer has published. Until the wanted lane is open at both ends, the
-/// current one stays, if the peer still receives on it.
+/// tunnel's device also sends), `open_there` what the peer has published, `doubt` what speaks against the wanted lane: none where
+/// it has been proved, or cannot be. Until the wanted lane is open at both ends and proved, the current one stays, if the peer
+/// still receives on it. A lane that packets take already needs no proof: to leave it would lose them for certain.
 ///
 /// # Errors
 /// Why nothing can be sent.
@@ -95,6 +103,7 @@ pub fn choose(
     current: Option<Lane>,
     open_here: &BTreeSet<Lane>,
     open_there: &BTreeSet<Lane>,
+    doubt: Option<Doubt>,
 ) -> Result<Lane, Refusal> {
     let lane = wanted?;
     let open = |lane: Lane, there: bool| {
@@ -104,18 +113,21 @@ pub fn choose(
             lane.tunnel().is_none() || open_here.contains(&lane)
         }
     };
-    if open(lane, false) && open(lane, true) {
-        return Ok(lane);
-    }
+    let refusal = match doubt.filter(|_| current != Some(lane)) {
+        _ if !(open(lane, false) && open(lane, true)) => Refusal::NotReceiving(lane),
+        None => return Ok(lane),
+        Some(why) => Refusal::NotProved { lane, why },
+    };
     match current {
         Some(current) if open(current, false) && open(current, true) => Ok(current),
-        _ => Err(Refusal::NotReceiving(lane)),
+        _ => Err(refusal),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::{Rank, Routing};
 
     fn lanes(text: &str) -> BTreeSet<Lane> {
         text.split_whitespace()
@@ -125,6 +137,36 @@ mod tests {
 
     fn lane(text: &str) -> Lane {
         text.parse().expect("a lane")
+    }
+
+    #[test]
+    fn what_no_policy_may_use_is_not_wanted() {
+        let policy = |routing_mode, off_link_peers| Applied {
+            rank: Rank {
+                priority: 0,
+                created: 0,
+                name: String::new(),
+            },
+            routing: Routing {
+                routing_mode,
+                auto_direct_node_routes: true,
+                off_link_peers,
+                tunnel: lane("vxlan:8472:1").tunnel().expect("a tunnel"),
+            },
+        };
+        let tunnel = policy(RoutingMode::Tunnel, OffLinkPeers::Refuse);
+        let [refuse, hybrid, underlay] = [OffLinkPeers::Refuse, OffLinkPeers::Tunnel, OffLinkPeers::Underlay]
+            .map(|off_link| policy(RoutingMode::Native, off_link));
+        for (all, expected) in [
+            (&[&tunnel][..], "vxlan:8472:1"),
+            (&[&refuse], "native"),
+            (&[&hybrid], "native vxlan:8472:1"),
+            (&[&underlay], "native underlay"),
+            (&[&tunnel, &underlay], "native underlay vxlan:8472:1"),
+        ] {
+            assert_eq!(wanted(Some(all[0]), all.iter().copied()), lanes(expected));
+        }
+        assert_eq!(wanted(None, [&tunnel]), BTreeSet::new());
     }
 
     #[test]
@@ -188,11 +230,34 @@ mod tests {
                 Err(Refusal::NotReceiving(vxlan)),
             ),
         ] {
-            assert_eq!(choose(Ok(vxlan), current, here, there), expected);
+            assert_eq!(choose(Ok(vxlan), current, here, there, None), expected);
         }
         assert_eq!(
-            choose(Err(Refusal::OffLink), Some(native), &both, &both),
+            choose(Err(Refusal::OffLink), Some(native), &both, &both, None),
             Err(Refusal::OffLink)
         );
+    }
+
+    #[test]
+    fn a_sender_moves_only_to_a_lane_that_is_proved() {
+        let (native, vxlan) = (lane("native"), lane("vxlan:8472:1"));
+        let both = lanes("native vxlan:8472:1");
+        let only_vxlan = lanes("vxlan:8472:1");
+        let refusal = |why| Err(Refusal::NotProved { lane: vxlan, why });
+        for doubt in [Doubt::Untried, Doubt::Silent { answers_on: None }] {
+            for (there, current, expected) in [
+                (&both, Some(native), Ok(native)),
+                (&both, None, refusal(doubt)),
+                (&only_vxlan, Some(native), refusal(doubt)),
+                // It is on that lane, and stays.
+                (&both, Some(vxlan), Ok(vxlan)),
+            ] {
+                assert_eq!(
+                    choose(Ok(vxlan), current, &both, there, Some(doubt)),
+                    expected,
+                    "{current:?}"
+                );
+            }
+        }
     }
 }

@@ -2,11 +2,14 @@
 //!
 //! `PODLANE_BLESS=1 cargo test -p podlane-plan --test golden` writes the expected files anew; read the diff.
 
-use podlane_plan::desired::{self, Assignment, Peer};
+use podlane_plan::datapath::{Datapath, Owner, datapath};
+use podlane_plan::desired::{self, Assignment, Note, Peer};
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::{Item, Observed};
+use podlane_plan::lane::Lane;
+use podlane_plan::probes::Proofs;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -33,7 +36,13 @@ struct Node {
 
 /// The plan in words: the lane to each peer, the state with reasons, and what there is to do.
 fn render(case: &Case, node: &Node) -> String {
-    let plan = desired::desired(&node.told, &case.peers, &node.kernel, &node.unavailable);
+    let plan = desired::desired(
+        &node.told,
+        &case.peers,
+        &node.kernel,
+        &node.unavailable,
+        &Proofs::default(),
+    );
     let mut text = String::new();
     let line = |text: &mut String, words: std::fmt::Arguments| writeln!(text, "{words}").expect("a string");
     line(&mut text, format_args!("peers:"));
@@ -71,7 +80,10 @@ fn render(case: &Case, node: &Node) -> String {
                 let device = &plan.state.devices[name];
                 format!(
                     " {} port {} address {} mtu {}",
-                    device.protocol, device.port, device.mac, device.mtu
+                    device.driver(),
+                    device.port,
+                    device.mac,
+                    device.mtu
                 )
             }
             Item::Address(_) => String::new(),
@@ -81,11 +93,104 @@ fn render(case: &Case, node: &Node) -> String {
             .unwrap_or_else(|| panic!("{item} has no reason"));
         line(&mut text, format_args!("  {item}{value}  # {reason}"));
     }
+    let (programs, notes) = datapath(&node.told, &case.peers, &node.kernel, &plan);
+    text.push_str(&datapath_in_words(&programs, &notes));
     line(&mut text, format_args!("operations:"));
     for operation in diff(&plan.state, &node.kernel.ours) {
         line(&mut text, format_args!("  {operation}"));
     }
     text
+}
+
+/// What the programs are told, in words.
+fn datapath_in_words(programs: &Datapath, notes: &BTreeSet<Note>) -> String {
+    if *programs == Datapath::default() {
+        return "programs: none\n".to_owned();
+    }
+    let mut lines = vec!["programs:".to_owned()];
+    let flags = [
+        ("native lane open", programs.native),
+        ("bypass", programs.bypass),
+        ("plain sources checked", programs.check_underlay),
+        ("enters by the tunnel device", programs.enter_by_tunnel),
+    ];
+    let set: Vec<_> = flags
+        .iter()
+        .filter(|(_, set)| *set)
+        .map(|(name, _)| *name)
+        .collect();
+    lines.push(format!("  {}; DSCP {}", set.join(", "), programs.dscp));
+    for note in notes {
+        lines.push(format!("  {}: {note}", note.reason()));
+    }
+    for (tunnel, open) in &programs.tunnels {
+        let stand_in = if open.stand_in { ", a stand-in" } else { "" };
+        let lane = Lane::Tunnel(*tunnel);
+        lines.push(format!(
+            "  tunnel {lane} on {} ({}){stand_in}",
+            open.device, open.mac
+        ));
+    }
+    for (outer, peer) in &programs.peers {
+        let way = peer.way.as_ref().map_or("no way".to_owned(), |way| {
+            let several = if way.several { " and other ways" } else { "" };
+            format!("via {} dev {}{several}", way.next_hop, way.device)
+        });
+        lines.push(format!(
+            "  peer {outer} {} from {} {way} mtu {}",
+            peer.name, peer.source, peer.mtu
+        ));
+        let tunnels: Vec<_> = peer
+            .tunnels
+            .iter()
+            .map(|tunnel| Lane::Tunnel(*tunnel).to_string())
+            .collect();
+        let tunnels = if tunnels.is_empty() {
+            "no tunnel".to_owned()
+        } else {
+            tunnels.join(" ")
+        };
+        let cidrs: Vec<_> = peer.pod_cidrs.iter().map(ToString::to_string).collect();
+        lines.push(format!("    may use {tunnels} from {}", cidrs.join(" ")));
+    }
+    for (network, owner) in &programs.networks {
+        let whose = match owner {
+            Owner::Unassigned => "nobody's".to_owned(),
+            Owner::Local { device: None } => "here".to_owned(),
+            Owner::Local { device: Some(device) } => format!("here, behind {device}"),
+            Owner::Peer { outer, native } => {
+                let outer = outer.map_or("a peer without an address".to_owned(), |outer| outer.to_string());
+                let native = native.as_ref().map_or(String::new(), |lane| {
+                    let checked = if lane.on_link {
+                        " from its own link-layer address"
+                    } else {
+                        ""
+                    };
+                    format!(
+                        ", native via {} dev {} mtu {}{checked}",
+                        lane.next_hop, lane.device, lane.mtu
+                    )
+                });
+                format!("{outer}'s{native}")
+            }
+        };
+        lines.push(format!("  network {network} {whose}"));
+    }
+    let attached = &programs.attached;
+    let pods = attached.pods.iter().map(|(device, single)| match single {
+        true => format!("{device} (one pod)"),
+        false => format!("{device} (pods)"),
+    });
+    let on: Vec<_> = attached
+        .tunnels
+        .iter()
+        .chain(&attached.underlay)
+        .cloned()
+        .chain(pods)
+        .collect();
+    lines.push(format!("  on {}", on.join(" ")));
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 #[test]

@@ -11,6 +11,7 @@ use podlane_plan::kernel::{
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::{self, End, NodeAddress};
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_plan::probes::{Doubt, ProbeKey, Proofs, Standing};
 use proptest::prelude::*;
 use proptest::sample::select;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +86,7 @@ fn peer(number: u8) -> impl Strategy<Value = Peer> {
             mtu,
             receives_on,
             policy,
+            ..Peer::default()
         })
 }
 
@@ -112,6 +114,7 @@ fn situation() -> impl Strategy<Value = (Assignment, BTreeMap<String, Peer>, Obs
                 policy,
                 mtu: 0,
                 receive_on,
+                ..Assignment::default()
             };
             let peers = peers
                 .into_iter()
@@ -144,7 +147,7 @@ fn situation() -> impl Strategy<Value = (Assignment, BTreeMap<String, Peer>, Obs
                     mtu: 1500,
                 }],
                 foreign_routes: vec![default, connected],
-                foreign_devices: BTreeMap::new(),
+                ..Observed::default()
             };
             (assignment, peers, observed)
         })
@@ -249,12 +252,12 @@ proptest! {
         let mut seen = observed;
         // A lane is moved to once its device is seen open, so the second plan may go further than the first.
         for _ in 0..3 {
-            let plan = desired(&assignment, &peers, &seen, &BTreeMap::new());
+            let plan = desired(&assignment, &peers, &seen, &BTreeMap::new(), &Proofs::default());
             for operation in diff(&plan.state, &seen.ours.clone()) {
                 apply(&mut seen.ours, &operation);
             }
         }
-        let plan = desired(&assignment, &peers, &seen, &BTreeMap::new());
+        let plan = desired(&assignment, &peers, &seen, &BTreeMap::new(), &Proofs::default());
         prop_assert!(diff(&plan.state, &seen.ours).is_empty(), "{:?}", diff(&plan.state, &seen.ours));
     }
 
@@ -271,7 +274,7 @@ proptest! {
     fn no_pod_cidr_of_the_cluster_falls_through((assignment, peers, observed) in situation()) {
         let governed = assignment.policy.is_some() || peers.values().any(|peer| peer.policy.is_some());
         prop_assume!(governed);
-        let plan = desired(&assignment, &peers, &observed, &BTreeMap::new());
+        let plan = desired(&assignment, &peers, &observed, &BTreeMap::new(), &Proofs::default());
         let pods = peers.values().flat_map(|peer| &peer.pod_cidrs).chain(&assignment.pod_cidrs);
         for cidr in pods {
             let pod = cidr.hosts().nth(9).expect("an address");
@@ -295,13 +298,45 @@ proptest! {
 
     #[test]
     fn a_packet_leaves_only_on_a_lane_that_its_receiver_has_open((assignment, peers, observed) in situation()) {
-        let plan = desired(&assignment, &peers, &observed, &BTreeMap::new());
+        let plan = desired(&assignment, &peers, &observed, &BTreeMap::new(), &Proofs::default());
         for (name, peer) in &plan.peers {
             if let Ok(lane) = peer.used {
                 prop_assert!(peers[name].receives_on.contains(&lane.arrives_as()));
             }
         }
         prop_assert!(plan.receives_on.is_subset(&assignment.receive_on));
+    }
+
+    #[test]
+    fn a_packet_leaves_only_on_a_lane_that_is_proved_or_that_it_took_before(
+        (assignment, mut peers, mut observed) in situation(),
+        proved in proptest::collection::vec(any::<bool>(), 10),
+    ) {
+        observed.capabilities.programs = true;
+        for peer in peers.values_mut() {
+            peer.probe_key = Some(ProbeKey([1; 16]));
+        }
+        let before = desired(&assignment, &peers, &observed, &BTreeMap::new(), &Proofs::default());
+        let mut proofs = Proofs::none_yet();
+        let lanes = before.peers.iter().filter_map(|(name, peer)| Some((name, peer.wanted.clone().ok()?)));
+        let silent = Standing::Doubted(Doubt::Silent { answers_on: None });
+        for ((name, lane), proved) in lanes.zip(proved) {
+            proofs.note(&name.as_str().into(), lane, Some(if proved { Standing::Proved } else { silent }));
+        }
+        let plan = desired(&assignment, &peers, &observed, &BTreeMap::new(), &proofs);
+        for (name, peer) in &plan.peers {
+            // What is not proved is asked about.
+            for target in &peer.probed {
+                prop_assert_eq!(target.in_use, peer.used == Ok(target.lane));
+            }
+            let (Ok(lane), Ok(unproved)) = (&peer.used, &before.peers[name].used) else { continue };
+            prop_assert!(peer.probed.iter().any(|target| target.lane == *lane && target.in_use));
+            let stays = desired(&assignment, &peers, &observed, &BTreeMap::new(), &Proofs::none_yet());
+            let is_proved = proofs.doubt(name, *lane).is_none();
+            prop_assert!(is_proved || stays.peers[name].used == Ok(*lane), "{} moved to {}", name, lane);
+            // Proofs only keep packets where they are.
+            prop_assert!(lane == unproved || stays.peers[name].used == Ok(*lane));
+        }
     }
 
     #[test]

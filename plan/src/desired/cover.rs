@@ -37,6 +37,16 @@ pub(super) fn declare(
     }
 }
 
+/// The cluster's pod CIDRs that cover no node's address.
+pub(crate) fn uncovering<'a>(
+    assignment: &'a Assignment,
+    peers: &'a BTreeMap<String, Peer>,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a IpNet> {
+    let cidrs = assignment.cluster_pod_cidrs.iter();
+    cidrs.filter(|cidr| node_address_within(cidr, assignment, peers, observed).is_none())
+}
+
 /// A node's address that this network would make unreachable. Addresses on this node's own pod side do not count: they are
 /// out of its pod CIDRs.
 fn node_address_within(

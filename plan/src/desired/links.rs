@@ -49,6 +49,6 @@ pub fn local_links(addresses: &[IpAddr], underlay: &[UnderlayAddress]) -> Vec<Lo
 }
 
 /// Which of the underlay's addresses a network covers.
-pub(super) fn covered<'a>(network: &IpNet, underlay: &'a [UnderlayAddress]) -> Option<&'a UnderlayAddress> {
+pub(crate) fn covered<'a>(network: &IpNet, underlay: &'a [UnderlayAddress]) -> Option<&'a UnderlayAddress> {
     underlay.iter().find(|on| network.contains(&on.address.addr()))
 }

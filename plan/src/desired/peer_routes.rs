@@ -1,15 +1,21 @@
 //! From the lane to a peer to its routes.
 
 use super::links::covered;
-use super::{Assignment, LocalLink, Note, Peer, PeerLane, is_open, router_address, router_address_of};
-use crate::fib::Fib;
+use super::{
+    Assignment, LocalLink, Note, Peer, PeerLane, Ways, is_open, router_address, router_address_of,
+    stand_in_without_programs,
+};
 use crate::kernel::{ForeignRoute, Observed, Route, RouteKey, RouteTarget, lane_metric};
-use crate::lane::{Lane, Tunnel, tunnel_overhead};
-use crate::pair::{self, End, NodeAddress, Refusal};
+use crate::lane::{Lane, Tunnel};
+use crate::pair::{self, Refusal};
+use crate::probes::{ProbeKey, Proofs, Target};
 use crate::protocol;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+
+/// What every link carries (RFC 8200, section 5), in bytes: probed where nothing is known of the device.
+const LEAST_MTU: u32 = 1280;
 
 /// What a peer needs of the kernel.
 pub(super) struct Routed {
@@ -22,12 +28,12 @@ pub(super) struct Routed {
 pub(super) struct Router<'a> {
     assignment: &'a Assignment,
     links: &'a [LocalLink],
-    here: Vec<NodeAddress>,
     peers: &'a BTreeMap<String, Peer>,
     observed: &'a Observed,
     unavailable: &'a BTreeMap<String, String>,
     open_here: BTreeSet<Lane>,
-    fib: Fib<'a>,
+    proofs: &'a Proofs,
+    ways: Ways<'a>,
 }
 
 impl<'a> Router<'a> {
@@ -38,6 +44,7 @@ impl<'a> Router<'a> {
         observed: &'a Observed,
         unavailable: &'a BTreeMap<String, String>,
         receives_on: &BTreeSet<Lane>,
+        proofs: &'a Proofs,
     ) -> Self {
         // A device that receives also sends, whatever the VNI; one that nobody is told to receive on any more still sends
         // until the last peer has moved.
@@ -53,12 +60,12 @@ impl<'a> Router<'a> {
         Self {
             assignment,
             links,
-            here: links.iter().map(LocalLink::published).collect(),
             peers,
             observed,
             unavailable,
             open_here,
-            fib: Fib::new(&observed.foreign_routes),
+            proofs,
+            ways: Ways::new(assignment, links, observed),
         }
     }
 
@@ -77,15 +84,17 @@ impl<'a> Router<'a> {
     fn way_to(&self, name: &str, peer: &Peer) -> Routed {
         let wanted = self.wanted(peer);
         let open_there = &peer.receives_on;
-        let used = protocol::choose(
-            wanted.clone(),
-            current(peer, self.observed),
-            &self.open_here,
-            open_there,
-        )
-        .map_err(|refusal| self.explain(refusal));
+        let key = self.probe_key(peer);
+        let doubt = |lane: Lane| key.and_then(|_| self.proofs.doubt(name, lane));
+        let choose = |current: Option<Lane>| {
+            let doubt = wanted.as_ref().ok().and_then(|lane| doubt(*lane));
+            protocol::choose(wanted.clone(), current, &self.open_here, open_there, doubt)
+                .map_err(|refusal| self.explain(refusal))
+        };
+        let used = choose(current(peer, self.observed));
         let waits_for = match (&used, &wanted) {
-            (Ok(used), Ok(wanted)) if used != wanted => Some(self.explain(Refusal::NotReceiving(*wanted))),
+            // Why packets would go nowhere if they did not go where they do.
+            (Ok(used), Ok(wanted)) if used != wanted => choose(None).err(),
             _ => None,
         };
         let mut routed = Routed {
@@ -94,6 +103,12 @@ impl<'a> Router<'a> {
                 used: used.clone(),
                 waits_for,
                 refused: BTreeMap::new(),
+                doubt: used
+                    .as_ref()
+                    .ok()
+                    .and_then(|lane| doubt(*lane))
+                    .filter(|doubt| !doubt.passes()),
+                probed: Vec::new(),
             },
             routes: Vec::new(),
             notes: Vec::new(),
@@ -114,8 +129,9 @@ impl<'a> Router<'a> {
                 routed.lane.refused.insert(*cidr, Refusal::CoversUnderlay(what));
                 continue;
             }
-            let way = used.clone().and_then(|lane| self.route(peer, cidr, lane));
+            let way = used.clone().and_then(|lane| self.ways.route(peer, cidr, lane));
             let foreign = self
+                .ways
                 .fib
                 .exact(cidr)
                 .filter(|foreign| foreign.metric <= key.metric);
@@ -151,29 +167,93 @@ impl<'a> Router<'a> {
         if !reached && let Some((_, refusal)) = routed.lane.refused.pop_first() {
             routed.lane.used = Err(refusal);
             routed.lane.refused.clear();
+            routed.lane.doubt = None;
         }
+        routed.lane.probed = self.probed(peer, &routed.lane);
         routed
     }
 
     /// The lane that both policies ask for; this node's kernel has a veto on whether the peer is on its link.
     fn wanted(&self, peer: &Peer) -> Result<Lane, Refusal> {
-        let mine = End {
-            addresses: &self.here,
-            policy: self.assignment.policy.as_ref(),
-        };
-        let theirs = End {
-            addresses: &peer.addresses,
-            policy: peer.policy.as_ref(),
-        };
-        let on_link =
-            pair::on_link(&self.here, &peer.addresses).is_some_and(|(_, there)| !self.behind_gateway(&there));
-        pair::lane_given(&mine, &theirs, on_link)
+        let on_link = pair::on_link(&self.ways.here, &peer.addresses)
+            .is_some_and(|(_, there)| !self.ways.behind_gateway(&there));
+        self.ways.lane_given(peer, on_link)
     }
 
-    fn behind_gateway(&self, address: &IpAddr) -> bool {
-        self.fib
-            .best(address)
-            .is_some_and(|route| route.next_hops.iter().any(|hop| hop.gateway.is_some()))
+    /// The lanes to a peer that are to be probed: that in use, and that to come once it is open at both ends.
+    fn probed(&self, peer: &Peer, lane: &PeerLane) -> Vec<Target> {
+        let Some(key) = self.probe_key(peer) else {
+            return Vec::new();
+        };
+        let to_come = lane.wanted.as_ref().ok().filter(|wanted| {
+            let open_here = wanted.tunnel().is_none() || self.open_here.contains(wanted);
+            open_here && peer.receives_on.contains(&wanted.arrives_as()) && lane.used.as_ref() != Ok(*wanted)
+        });
+        let in_use = lane.used.as_ref().ok();
+        let lanes = in_use.map(|lane| (*lane, true)).into_iter();
+        lanes
+            .chain(to_come.map(|lane| (*lane, false)))
+            .filter_map(|(lane, in_use)| self.target(peer, lane, in_use, key))
+            .collect()
+    }
+
+    /// What the peer knows probes by, where lanes to it are to be proved, and can be.
+    fn probe_key(&self, peer: &Peer) -> Option<ProbeKey> {
+        let is_asked_for = self.proofs.are_asked_for() && self.observed.capabilities.programs;
+        let is_asked_for = is_asked_for && self.probed_cidr(peer).is_some();
+        peer.probe_key.filter(|_| is_asked_for)
+    }
+
+    /// Probes go between the router addresses of the first family that both nodes' pods have: that pod CIDR of the peer's, and this
+    /// node's router address.
+    fn probed_cidr<'p>(&self, peer: &'p Peer) -> Option<(&'p IpNet, IpAddr)> {
+        peer.pod_cidrs.iter().find_map(|cidr| {
+            let own = router_address_of(&self.assignment.pod_cidrs, cidr)?;
+            Some((cidr, own))
+        })
+    }
+
+    /// How to probe a lane.
+    fn target(&self, peer: &Peer, lane: Lane, in_use: bool, key: ProbeKey) -> Option<Target> {
+        let (cidr, source) = self.probed_cidr(peer)?;
+        let route = self.ways.route(peer, cidr, lane).ok()?;
+        let (outer, device, next_hop) = match &route.target {
+            RouteTarget::Via { gateway, device } => (None, device, *gateway),
+            RouteTarget::Encapsulated {
+                source, destination, ..
+            } => {
+                let hop = self.ways.next_hops(destination).first();
+                let gateway = hop.and_then(|hop| hop.gateway);
+                let link = || self.links.iter().find(|link| link.address == *source);
+                let device = hop.map(|hop| &hop.device).or_else(|| Some(&link()?.device))?;
+                (
+                    Some((*source, *destination)),
+                    device,
+                    gateway.unwrap_or(*destination),
+                )
+            }
+            RouteTarget::Unreachable => return None,
+        };
+        // A route without an MTU of its own has its device's. A peer on the link that takes less is a fault, which probes are to
+        // find; gateways tell senders of a narrower link further on (RFC 1191, RFC 8201).
+        let device_mtu = || {
+            let link = |link: &&LocalLink| Some(link.device.as_str()) == route.device();
+            let found = self.links.iter().find(link).or_else(|| self.links.first());
+            let own = found.map_or(LEAST_MTU, |link| link.mtu);
+            let theirs = peer.mtu.filter(|_| lane == Lane::Underlay);
+            theirs.map_or(own, |theirs| theirs.min(own))
+        };
+        Some(Target {
+            lane,
+            in_use,
+            key,
+            source,
+            destination: router_address(cidr),
+            length: route.mtu.unwrap_or_else(device_mtu),
+            outer,
+            device: device.as_str().into(),
+            next_hop,
+        })
     }
 
     /// Puts this node's own reason in the place of "not open yet" where it knows one.
@@ -190,88 +270,8 @@ impl<'a> Router<'a> {
                 "a device that is not Podlane's has the name {device} ({what})"
             ))
         });
+        let why = why.or_else(|| stand_in_without_programs(&device, self.observed).map(str::to_owned));
         why.map_or(refusal, |why| Refusal::NoDevice { lane, why })
-    }
-
-    fn route(&self, peer: &Peer, cidr: &IpNet, lane: Lane) -> Result<Route, Refusal> {
-        match lane {
-            Lane::Native => self.native(peer, cidr),
-            Lane::Underlay => self.underlay(peer, cidr),
-            Lane::Tunnel(tunnel) => self.encapsulated(peer, cidr, &tunnel),
-        }
-    }
-
-    fn native(&self, peer: &Peer, cidr: &IpNet) -> Result<Route, Refusal> {
-        let of_family = |addresses: &[NodeAddress]| -> Vec<NodeAddress> {
-            addresses
-                .iter()
-                .filter(|on| on.address.is_ipv6() == cidr.addr().is_ipv6())
-                .copied()
-                .collect()
-        };
-        let (here, gateway) = pair::on_link(&of_family(&self.here), &of_family(&peer.addresses))
-            .ok_or(Refusal::NoCommonFamily)?;
-        let device = self
-            .fib
-            .best(&gateway)
-            .and_then(|route| route.next_hops.first())
-            .map(|hop| hop.device.clone())
-            .or_else(|| self.link(&here).map(|link| link.device.clone()))
-            .ok_or(Refusal::NoWay(gateway))?;
-        Ok(self.plain(gateway, device))
-    }
-
-    fn underlay(&self, peer: &Peer, cidr: &IpNet) -> Result<Route, Refusal> {
-        let address = peer
-            .addresses
-            .iter()
-            .map(|on| on.address)
-            .find(|address| address.is_ipv6() == cidr.addr().is_ipv6())
-            .ok_or(Refusal::NoCommonFamily)?;
-        let hop = self
-            .fib
-            .best(&address)
-            .and_then(|route| route.next_hops.first())
-            .ok_or(Refusal::NoWay(address))?;
-        Ok(self.plain(hop.gateway.unwrap_or(address), hop.device.clone()))
-    }
-
-    fn plain(&self, gateway: IpAddr, device: String) -> Route {
-        Route {
-            target: RouteTarget::Via { gateway, device },
-            preferred_source: None,
-            mtu: (self.assignment.mtu != 0).then_some(self.assignment.mtu),
-        }
-    }
-
-    fn encapsulated(&self, peer: &Peer, cidr: &IpNet, tunnel: &Tunnel) -> Result<Route, Refusal> {
-        let (source, destination) =
-            pair::tunnel_ends(&self.here, &peer.addresses).ok_or(Refusal::NoCommonFamily)?;
-        let underlay = self.link(&source).map_or(0, |link| link.mtu);
-        let carried = peer
-            .mtu
-            .map_or(underlay, |theirs| theirs.min(underlay))
-            .saturating_sub(tunnel_overhead(&destination));
-        let mtu = if self.assignment.mtu == 0 {
-            carried
-        } else {
-            carried.min(self.assignment.mtu)
-        };
-        Ok(Route {
-            target: RouteTarget::Encapsulated {
-                vni: tunnel.vni,
-                source,
-                destination,
-                gateway: router_address_of(&peer.pod_cidrs, cidr).unwrap_or_else(|| router_address(cidr)),
-                device: tunnel.device(),
-            },
-            preferred_source: router_address_of(&self.assignment.pod_cidrs, cidr),
-            mtu: Some(mtu),
-        })
-    }
-
-    fn link(&self, address: &IpAddr) -> Option<&LocalLink> {
-        self.links.iter().find(|link| link.address == *address)
     }
 
     /// Other people's routes to a part of a peer's pod CIDR win by their longer prefix.
@@ -282,7 +282,7 @@ impl<'a> Router<'a> {
             .filter(|(name, _)| **name != self.assignment.name)
             .flat_map(|(name, peer)| peer.pod_cidrs.iter().map(move |cidr| (*cidr, name.as_str())))
             .collect();
-        for destination in self.fib.destinations() {
+        for destination in self.ways.fib.destinations() {
             // Networks sort by address, then by length: the nearest before a network is the one that could hold it.
             let Some((cidr, owner)) = owners.range(..destination).next_back() else {
                 continue;

@@ -31,6 +31,8 @@ pub enum Reason {
     Forwarding,
     /// While lanes change, packets come in over one and go out over another.
     ReversePath,
+    /// Connection tracking sees only a part of the flows that bypass the stack.
+    Bypass,
 }
 
 impl fmt::Display for Reason {
@@ -45,6 +47,9 @@ impl fmt::Display for Reason {
             Self::Forwarding => f.write_str("the node forwards its pods' packets"),
             Self::ReversePath => {
                 f.write_str("a peer's packets may come in over another lane than they go out")
+            }
+            Self::Bypass => {
+                f.write_str("connection tracking sees only a part of the packets that bypass the stack")
             }
         }
     }
@@ -97,6 +102,31 @@ pub enum Note {
         /// The route's destination.
         destination: IpNet,
     },
+    /// A tunnel device whose packets go by the kernel's driver alone.
+    WithoutPrograms {
+        /// The device.
+        device: String,
+        /// Why.
+        why: String,
+    },
+    /// No flow bypasses the stack, though the policy allows it.
+    NoBypass {
+        /// The kernel parameter that would have to be 1.
+        parameter: String,
+        /// What it is.
+        value: String,
+    },
+    /// Two peers have one address, so that what comes from it counts as the other's.
+    SameAddress {
+        /// The peer.
+        peer: String,
+        /// The one that counts.
+        other: String,
+        /// Their address.
+        address: IpAddr,
+    },
+    /// Pods of this node's are reached by the underlay device itself.
+    PodsOnUnderlay(String),
 }
 
 impl Note {
@@ -110,6 +140,10 @@ impl Note {
             Self::NoDevice { .. } => "NoDevice",
             Self::CoverSkipped { .. } => "ClusterPodCIDRCoversNode",
             Self::ForeignRouteWithin { .. } => "ForeignRoute",
+            Self::WithoutPrograms { .. } => "WithoutPrograms",
+            Self::NoBypass { .. } => "BypassOff",
+            Self::SameAddress { .. } => "DuplicateAddress",
+            Self::PodsOnUnderlay(_) => "PodsOnUnderlay",
         }
     }
 }
@@ -149,6 +183,25 @@ impl fmt::Display for Note {
                 f,
                 "a route to {destination} that is not Podlane's takes packets for pods on {peer}: remove it, or let its owner \
                  give it another destination"
+            ),
+            Self::WithoutPrograms { device, why } => write!(
+                f,
+                "packets of {device} go by the kernel's driver alone, slower and unchecked, because {why}: let fewer policies name \
+                 tunnels of their own"
+            ),
+            Self::NoBypass { parameter, value } => write!(
+                f,
+                "no flow bypasses the stack, because the kernel parameter {parameter} is {value} and could not be made 1: set it on the \
+                 node, or spec.datapath.bypass to Off"
+            ),
+            Self::SameAddress { peer, other, address } => write!(
+                f,
+                "{peer} has the address {address} of {other}, and what it sends wrapped is dropped: give it an InternalIP of its own"
+            ),
+            Self::PodsOnUnderlay(device) => write!(
+                f,
+                "pods of this node are reached by the underlay device {device}, so that plain packets which claim a pod's source are not \
+                 checked: give the pods a bridge or devices of their own"
             ),
         }
     }

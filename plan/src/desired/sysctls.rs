@@ -4,7 +4,7 @@ use super::{Assignment, Desired, LocalLink, Reason};
 use crate::kernel::{Item, Observed};
 use std::collections::BTreeSet;
 
-/// Kernel parameters that [`super::desired`] wants to know, given the devices that carry the node's addresses and ours.
+/// Kernel parameters that [`super::desired`] wants to know, given the devices that carry the node's addresses, those of gateways, and ours.
 pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
     let fixed = [
         "net/ipv4/ip_forward",
@@ -13,9 +13,36 @@ pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeS
     ];
     fixed
         .into_iter()
+        .chain(FOR_BYPASS)
         .map(str::to_owned)
         .chain(devices.into_iter().map(rp_filter))
         .collect()
+}
+
+/// What connection tracking has to take where packets of a connection pass it by: sequence numbers beyond its window, and a RST that lies
+/// beyond it (Documentation/networking/nf_conntrack-sysctl.rst). Without them, rules that drop what is invalid stall long
+/// connections. They are there only where connection tracking is loaded.
+const FOR_BYPASS: [&str; 2] = [
+    "net/netfilter/nf_conntrack_tcp_be_liberal",
+    "net/netfilter/nf_conntrack_tcp_ignore_invalid_rst",
+];
+
+/// The parameters for want of which no flow may bypass the stack, with what they are.
+pub(crate) fn against_bypass(observed: &Observed) -> impl Iterator<Item = (&'static str, &str)> {
+    FOR_BYPASS.into_iter().filter_map(|path| {
+        let value = observed.ours.sysctls.get(path)?;
+        (value != "1").then_some((path, value.as_str()))
+    })
+}
+
+/// Whether a device's reverse path filter is strict: the kernel takes the greater of `all` and the device's own
+/// (Documentation/networking/ip-sysctl.rst).
+pub(crate) fn has_strict_reverse_path(device: &str, observed: &Observed) -> bool {
+    let value = |path: &str| {
+        let text = observed.ours.sysctls.get(path)?;
+        text.parse::<u8>().ok()
+    };
+    value("net/ipv4/conf/all/rp_filter").max(value(&rp_filter(device))) == Some(1)
 }
 
 pub(super) fn rp_filter(device: &str) -> String {
@@ -37,6 +64,13 @@ pub(super) fn declare(plan: &mut Desired, assignment: &Assignment, links: &[Loca
     ] {
         if needed {
             plan.declare(Item::Sysctl(path.to_owned()), Reason::Forwarding, |state| {
+                state.sysctls.insert(path.to_owned(), "1".to_owned())
+            });
+        }
+    }
+    for path in FOR_BYPASS {
+        if assignment.datapath.bypass && observed.ours.sysctls.contains_key(path) {
+            plan.declare(Item::Sysctl(path.to_owned()), Reason::Bypass, |state| {
                 state.sysctls.insert(path.to_owned(), "1".to_owned())
             });
         }

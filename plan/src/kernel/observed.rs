@@ -22,6 +22,19 @@ pub struct Observed {
     /// Devices that bear the name of one of ours without our group: name, and what they are.
     #[serde(default)]
     pub foreign_devices: BTreeMap<String, String>,
+    /// What the node can do.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+}
+
+/// What a node can do, as far as its shell has found out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Capabilities {
+    /// Whether the eBPF programs are loaded, or can be: they sit on every device that the plan names before a route leads there.
+    pub programs: bool,
+    /// Whether the kernel has a GENEVE driver; none: nobody has tried yet.
+    pub geneve_driver: Option<bool>,
 }
 
 /// An address of a device that is not ours.

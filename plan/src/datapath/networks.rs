@@ -1,0 +1,63 @@
+//! Where this node's own pods are.
+
+use super::Owner;
+use crate::desired::Assignment;
+use crate::kernel::{DEVICE_PREFIX, Observed};
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// This node's pods, as the kernel's routes show them.
+#[derive(Default)]
+pub(super) struct Pods {
+    pub(super) networks: BTreeMap<IpNet, Owner>,
+    /// The devices that lead to them, and whether a single pod is behind each.
+    pub(super) devices: BTreeMap<String, bool>,
+    /// Underlay devices by which pods are reached too: there nothing can be told by the device.
+    pub(super) on_underlay: BTreeSet<String>,
+}
+
+/// The node's pod CIDRs, and within them the routes of its network plugin: a route of a host is a pod's (ptp), a wider one leads to a bridge.
+/// A route with a gateway leads to nobody's device; what is behind it counts as nobody's source.
+pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTreeSet<String>) -> Pods {
+    let mut pods = Pods::default();
+    let nowhere = || Owner::Local { device: None };
+    pods.networks
+        .extend(assignment.pod_cidrs.iter().map(|cidr| (*cidr, nowhere())));
+    // With the lowest metric first, as the kernel prefers them.
+    let mut routes: Vec<_> = observed
+        .foreign_routes
+        .iter()
+        .filter(|route| {
+            assignment
+                .pod_cidrs
+                .iter()
+                .any(|cidr| cidr.contains(&route.destination))
+        })
+        .collect();
+    routes.sort_by_key(|route| (route.destination, route.metric, route.protocol));
+    routes.dedup_by_key(|route| route.destination);
+
+    // A pod has an address or none of each family.
+    let mut hosts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    for route in routes {
+        let [hop] = route.next_hops.as_slice() else {
+            continue;
+        };
+        if hop.gateway.is_some() || hop.device.starts_with(DEVICE_PREFIX) {
+            continue;
+        }
+        if underlay.contains(&hop.device) {
+            pods.on_underlay.insert(hop.device.clone());
+            continue;
+        }
+        let is_host = route.destination.prefix_len() == route.destination.max_prefix_len();
+        let family = (hop.device.as_str(), route.destination.addr().is_ipv6());
+        let so_far = hosts.entry(family).or_default();
+        *so_far += 1;
+        let is_single = pods.devices.entry(hop.device.clone()).or_insert(true);
+        *is_single &= is_host && *so_far == 1;
+        let device = Some(hop.device.clone());
+        pods.networks.insert(route.destination, Owner::Local { device });
+    }
+    pods
+}

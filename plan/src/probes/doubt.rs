@@ -1,0 +1,155 @@
+//! What speaks against a lane, in words that say what is likely wrong.
+
+use crate::lane::Lane;
+use std::fmt;
+
+/// Which way full-size packets do not come through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Direction {
+    /// From this node to the peer. The other way cannot be told then.
+    There,
+    /// From the peer to this node.
+    Back,
+}
+
+/// What speaks against a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Doubt {
+    /// Its first probes have yet to be answered.
+    Untried,
+    /// No probe is answered.
+    Silent {
+        /// Another lane on which the peer answers, so that it is not down.
+        answers_on: Option<Lane>,
+    },
+    /// Probes cannot be sent: the kernel knows no link-layer address of the next hop.
+    NoNeighbour,
+    /// Small probes are answered, and full-size ones are not.
+    TooSmall {
+        /// The lane's MTU in bytes.
+        inner: u32,
+        /// The packet that it becomes on the underlay, in bytes.
+        outer: u32,
+        /// Which way.
+        direction: Direction,
+    },
+}
+
+impl Doubt {
+    /// A reason as metav1.Condition wants one.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Untried => "LaneNotProved",
+            Self::Silent { .. } | Self::NoNeighbour => "LaneSilent",
+            Self::TooSmall { .. } => "LaneTooSmall",
+        }
+    }
+
+    /// Whether it ends by itself.
+    pub const fn passes(self) -> bool {
+        matches!(self, Self::Untried)
+    }
+
+    /// What is the matter with a lane to a peer, whose name stands before, and what to do.
+    pub(crate) fn tell(self, lane: Lane, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Untried => write!(f, "has yet to answer the first probe over {lane}"),
+            Self::NoNeighbour => write!(
+                f,
+                "does not answer over {lane}: the kernel of this node finds no link-layer address of the next hop toward it. Is the peer \
+                 (or the gateway) down, or on another link than its addresses say?"
+            ),
+            Self::Silent { answers_on } => {
+                write!(f, "does not answer over {lane}")?;
+                if let Some(other) = answers_on {
+                    write!(f, ", though it does over {other}")?;
+                }
+                f.write_str(": ")?;
+                match (lane, answers_on) {
+                    (Lane::Tunnel(tunnel), None) => write!(
+                        f,
+                        "is UDP port {} filtered between the nodes, or is the peer down? Let the port pass both ways in the nodes' firewalls and \
+                         in the network's",
+                        tunnel.port
+                    ),
+                    (Lane::Tunnel(tunnel), Some(_)) => write!(
+                        f,
+                        "UDP port {} seems to be filtered between the nodes. Let it pass both ways in the nodes' firewalls and in the network's",
+                        tunnel.port
+                    ),
+                    (Lane::Native, None) => f.write_str(
+                        "is the peer down, or does the network drop packets with pods' addresses (a cloud's or hypervisor's check of sources, a strict \
+                         rp_filter)? Allow them, or set routingMode to tunnel",
+                    ),
+                    (Lane::Native, Some(_)) => f.write_str(
+                        "the network seems to drop packets with pods' addresses (a cloud's or hypervisor's check of sources, a strict rp_filter). Allow \
+                         them, or set routingMode to tunnel",
+                    ),
+                    (Lane::Underlay, _) => f.write_str(
+                        "do the network's gateways have routes to the pod CIDRs of both nodes, and is the peer up? Otherwise set offLinkPeers to \
+                         tunnel",
+                    ),
+                }
+            }
+            Self::TooSmall {
+                inner,
+                outer,
+                direction,
+            } => {
+                let way = match direction {
+                    Direction::There => "from this node to it",
+                    Direction::Back => "from it to this node",
+                };
+                write!(
+                    f,
+                    "answers small probes over {lane} and no full-size ones: the underlay between the nodes carries no packets of {outer} bytes \
+                     {way}. Lower spec.mtu (now {inner}), or raise the network's MTU"
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pair::Refusal;
+
+    fn told(lane: &str, why: Doubt) -> String {
+        let lane = lane.parse().expect("a lane");
+        Refusal::NotProved { lane, why }.to_string()
+    }
+
+    #[test]
+    fn every_doubt_says_what_is_likely_wrong() {
+        let silent = Doubt::Silent { answers_on: None };
+        assert!(
+            told("vxlan:8472:1", silent)
+                .contains("is UDP port 8472 filtered between the nodes, or is the peer down?")
+        );
+        assert!(told("native", silent).contains("pods' addresses"));
+        assert!(told("underlay", silent).contains("gateways"));
+        let but = Doubt::Silent {
+            answers_on: Some(Lane::Native),
+        };
+        assert!(
+            told("geneve:6081:1", but)
+                .contains("though it does over native: UDP port 6081 seems to be filtered between the nodes")
+        );
+        let too_small = Doubt::TooSmall {
+            inner: 1450,
+            outer: 1500,
+            direction: Direction::Back,
+        };
+        let words = told("vxlan:8472:1", too_small);
+        assert!(
+            words.contains("carries no packets of 1500 bytes from it to this node"),
+            "{words}"
+        );
+        assert!(words.contains("Lower spec.mtu (now 1450)"), "{words}");
+        assert_eq!(
+            (too_small.reason(), silent.reason()),
+            ("LaneTooSmall", "LaneSilent")
+        );
+    }
+}
