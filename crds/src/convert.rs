@@ -1,10 +1,11 @@
 //! From the API's objects, whose texts may be anything, to the plan's terms, and back.
 
 use crate::routing_node::{AppliedPolicy, RoutingNodeSpec, UnderlayLink};
-use crate::{PeerEntry, RoutingPolicy, TunnelSpec};
+use crate::{BypassMode, Datapath, PeerEntry, RoutingPolicy, TunnelSpec};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::ResourceExt;
+use podlane_plan::datapath::DatapathOptions;
 use podlane_plan::desired::{Assignment, Peer};
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::NodeAddress;
@@ -65,6 +66,41 @@ impl From<&Tunnel> for TunnelSpec {
             vni: tunnel.vni,
         }
     }
+}
+
+impl From<Datapath> for DatapathOptions {
+    fn from(spec: Datapath) -> Self {
+        Self {
+            bypass: spec.bypass == BypassMode::Auto,
+            dscp: spec.dscp,
+        }
+    }
+}
+
+impl From<DatapathOptions> for Datapath {
+    fn from(options: DatapathOptions) -> Self {
+        Self {
+            bypass: if options.bypass {
+                BypassMode::Auto
+            } else {
+                BypassMode::Off
+            },
+            dscp: options.dscp,
+        }
+    }
+}
+
+/// The options of a datapath that may be absent.
+fn datapath(field: &'static str, spec: Option<Datapath>) -> Result<DatapathOptions, Invalid> {
+    let spec = spec.unwrap_or_default();
+    if spec.dscp > 63 {
+        return Err(Invalid {
+            field,
+            value: spec.dscp.to_string(),
+            why: "the DSCP must be 0 to 63".to_owned(),
+        });
+    }
+    Ok(spec.into())
 }
 
 impl From<&AppliedPolicy> for Applied {
@@ -168,6 +204,7 @@ pub fn policy_from_api(policy: &RoutingPolicy) -> Result<Policy, Invalid> {
         generation: policy.metadata.generation.unwrap_or_default(),
         node_selector: selector(spec.node_selector.as_ref())?,
         mtu: spec.mtu,
+        datapath: datapath("spec.datapath.dscp", spec.datapath)?,
         native_routing_cidrs: parse_cidrs("spec.nativeRoutingCIDRs", &spec.native_routing_cidrs)?,
     })
 }
@@ -186,6 +223,7 @@ impl RoutingNodeSpec {
             policy: self.policy.as_ref().map(Applied::from),
             mtu: self.mtu,
             receive_on: lanes("spec.receiveOn", &self.receive_on)?,
+            datapath: datapath("spec.datapath.dscp", self.datapath)?,
         })
     }
 }
@@ -212,6 +250,8 @@ impl PeerEntry {
             mtu: self.addresses.iter().filter_map(|link| link.mtu).min(),
             receives_on: lanes("receivesOn", &self.receives_on)?,
             policy: self.policy.as_ref().map(Applied::from),
+            // One of another form is a newer version's: this one cannot probe by it.
+            probe_key: self.probe_key.as_deref().and_then(|key| key.parse().ok()),
         })
     }
 }
@@ -268,6 +308,43 @@ mod tests {
     }
 
     #[test]
+    fn options_of_the_datapath_have_defaults_and_bounds() {
+        let read = |datapath: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "podlane.io/v1alpha1", "kind": "RoutingPolicy", "metadata": {"name": "default"},
+                "spec": {"routingMode": "native", "datapath": datapath},
+            });
+            policy_from_api(&crate::decode(&object).expect("readable"))
+        };
+        let options = |bypass, dscp| DatapathOptions { bypass, dscp };
+        for (datapath, expected) in [
+            (json!(null), options(true, 0)),
+            (json!({}), options(true, 0)),
+            (json!({"bypass": "Off", "dscp": 63}), options(false, 63)),
+        ] {
+            let policy = read(datapath).expect("valid");
+            assert_eq!(policy.datapath, expected);
+            // And as a node is told.
+            let spec = RoutingNodeSpec {
+                datapath: Some(policy.datapath.into()),
+                ..RoutingNodeSpec::default()
+            };
+            assert_eq!(spec.assignment("a").expect("valid").datapath, expected);
+        }
+        assert_eq!(
+            read(json!({"dscp": 64})).expect_err("too large").field,
+            "spec.datapath.dscp"
+        );
+        assert_eq!(
+            RoutingNodeSpec::default()
+                .assignment("a")
+                .expect("valid")
+                .datapath,
+            options(true, 0)
+        );
+    }
+
+    #[test]
     fn a_peer_that_makes_no_sense_names_its_field() {
         let mut entry = PeerEntry {
             name: "k8s-w0".to_owned(),
@@ -275,12 +352,17 @@ mod tests {
             pod_cidrs: vec!["172.20.2.7/24".to_owned()],
             receives_on: vec!["native".to_owned(), "quic:1:1".to_owned()],
             policy: None,
+            probe_key: Some("0".repeat(31)),
         };
         let peer = entry
             .peer()
             .expect("host bits are cut, an unknown lane is left out");
         assert_eq!(peer.pod_cidrs[0].to_string(), "172.20.2.0/24");
         assert_eq!(peer.receives_on, BTreeSet::from([Lane::Native]));
+        assert_eq!(peer.probe_key, None, "another version's is left out");
+        entry.probe_key = Some("0123456789abcdef0123456789abcdef".to_owned());
+        let key = entry.peer().expect("it makes sense").probe_key.map(String::from);
+        assert_eq!(key, entry.probe_key);
         entry.receives_on.push("vxlan:0:1".to_owned());
         assert_eq!(entry.peer().expect_err("port 0").field, "receivesOn");
         entry.pod_cidrs.push("172.20.2.0".to_owned());

@@ -19,8 +19,9 @@ pub use decode::{Undecodable, decode};
 pub use generate::{CannotWrite, crd_files, crd_yaml};
 pub use peer_slice::{PeerEntry, PeerSlice, PeerSliceSpec};
 pub use routing_node::{
-    AppliedPolicy, LaneCounts, MAX_PEERS_IN_STATUS, PeerStatus, RoutingNode, RoutingNodeSpec,
-    RoutingNodeStatus, UnderlayLink,
+    AppliedPolicy, Bypass, DatapathStatus, Dropped, Encapsulation, LaneCounts, MAX_DROPPED_IN_STATUS,
+    MAX_PEERS_IN_STATUS, PeerStatus, ProbeCounts, RoutingNode, RoutingNodeSpec, RoutingNodeStatus,
+    UnderlayLink,
 };
 pub use routing_policy::{
     BypassMode, Datapath, NodeCounts, RoutingPolicy, RoutingPolicySpec, RoutingPolicyStatus, TunnelSpec,

@@ -46,4 +46,8 @@ pub struct PeerEntry {
     /// The policy that governs it; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<AppliedPolicy>,
+    /// What is needed to probe it, 32 hexadecimal digits; absent: its programs answer no probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^[0-9a-f]{32}$"))]
+    pub probe_key: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! RoutingNode: one a node, named after it. The operator writes the spec, the node's agent the status.
 #![allow(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
 
-use crate::routing_policy::TunnelSpec;
+use crate::routing_policy::{Datapath, TunnelSpec};
 use crate::terms::{OffLinkPeers, RoutingMode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// Peers that a RoutingNode's status lists by name, at most: those that are not as declared come first.
 pub const MAX_PEERS_IN_STATUS: usize = 64;
+
+/// Kinds of dropped packets that a RoutingNode's status counts, at most: the most frequent ones.
+pub const MAX_DROPPED_IN_STATUS: usize = 64;
 
 /// What a node is told: written by the operator alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
@@ -67,6 +70,10 @@ pub struct RoutingNodeSpec {
     #[serde(default)]
     #[schemars(length(max = 256))]
     pub receive_on: Vec<String>,
+
+    /// That policy's options of the datapath; absent: its defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datapath: Option<Datapath>,
 }
 
 /// A policy, as far as the lane between two nodes follows from it.
@@ -133,6 +140,25 @@ pub struct RoutingNodeStatus {
     #[schemars(length(max = 64))]
     pub peers: Vec<PeerStatus>,
 
+    /// What peers need to probe this node, 32 hexadecimal digits; absent: this node's programs answer no probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = r"^[0-9a-f]{32}$"))]
+    pub probe_key: Option<String>,
+
+    /// How packets are handled on the way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datapath: Option<DatapathStatus>,
+
+    /// What probes of the lanes in use show; absent: no lane is probed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<ProbeCounts>,
+
+    /// Packets that the programs dropped, the most frequent first. The numbers follow the counters in steps: their growth by an eighth is
+    /// shown. The agent's metrics have them as they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub dropped: Vec<Dropped>,
+
     /// The agent's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
@@ -196,4 +222,85 @@ pub struct PeerStatus {
     /// The same in a sentence, with what to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+}
+
+/// Who encapsulates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Encapsulation {
+    /// Podlane's eBPF programs.
+    #[serde(rename = "eBPF")]
+    Ebpf,
+    /// The kernel's tunnel drivers, because the programs cannot be loaded.
+    Kernel,
+}
+
+/// Whether flows bypass the host's stack on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Bypass {
+    /// Those that its firewall has just accepted.
+    On,
+    /// None.
+    Off,
+}
+
+/// How a node handles packets on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DatapathStatus {
+    /// Who encapsulates: eBPF or Kernel.
+    pub encapsulation: Encapsulation,
+    /// Whether accepted flows bypass the host's stack.
+    pub bypass: Bypass,
+    /// Why encapsulation is Kernel or bypass is Off, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub reason: Option<String>,
+    /// The same in a sentence, with what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32_768))]
+    pub message: Option<String>,
+    /// A hash of the programs that are loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub programs: Option<String>,
+}
+
+/// What probes show, over the lanes in use. Measured figures change here only when they differ by much.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeCounts {
+    /// Lanes of which something is known.
+    #[serde(default)]
+    pub probed: u32,
+    /// Lanes that carry full-size packets both ways.
+    #[serde(default)]
+    pub answering: u32,
+    /// Lanes on which no probe is answered.
+    #[serde(default)]
+    pub silent: u32,
+    /// Lanes on which only small ones are.
+    #[serde(default)]
+    pub too_small: u32,
+    /// The longest round trip, in microseconds.
+    #[serde(default)]
+    pub worst_round_trip_microseconds: u32,
+    /// The most rounds of probes lost, in per cent of a lane's last 32.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 100))]
+    pub worst_loss_percent: u32,
+}
+
+/// Packets that the programs dropped on a lane for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Dropped {
+    /// The lane: native, vxlan:PORT:VNI or geneve:PORT:VNI; absent: none in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub lane: Option<String>,
+    /// Why, in a word.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+    /// How many, since the programs were first loaded.
+    pub packets: u64,
 }

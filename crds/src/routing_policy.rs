@@ -69,7 +69,7 @@ pub struct RoutingPolicySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelSpec>,
 
-    /// The datapath's fast path.
+    /// How packets are handled on the way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datapath: Option<Datapath>,
 
@@ -110,12 +110,27 @@ impl Default for TunnelSpec {
 }
 
 /// Options of the datapath.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Datapath {
     /// Auto: flows that the node's firewall has just accepted skip the host's stack, wherever that is possible. Off: never.
     #[serde(default = "auto")]
     pub bypass: BypassMode,
+
+    /// The DSCP of the outer headers of tunnels (RFC 2474, section 3): what the underlay's switches and routers go by when they
+    /// queue. The inner packet's own is left as it is.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 63))]
+    pub dscp: u8,
+}
+
+impl Default for Datapath {
+    fn default() -> Self {
+        Self {
+            bypass: auto(),
+            dscp: 0,
+        }
+    }
 }
 
 /// Whether accepted flows skip the host's stack.

@@ -136,7 +136,11 @@ fn of_refusal(view: &View<'_>, reason: &str, refused: &[Refused<'_>]) -> Finding
             .max()
             .unwrap_or(0);
         let nodes: Vec<u32> = culprits.iter().map(|culprit| culprit.node).collect();
-        let by = if reason == MOVING { "by" } else { "refused by" };
+        let by = match reason {
+            MOVING => "by",
+            "LaneNotProved" | "LaneSilent" | "LaneTooSmall" => "seen by",
+            _ => "refused by",
+        };
         (nodes, format!("{by} {}", count(most, "node")))
     };
     let what = words(reason, culprits.len());
@@ -189,6 +193,15 @@ fn words(reason: &str, number: usize) -> String {
         MOVING => (
             "is still reached over another lane",
             "are still reached over another lane",
+        ),
+        "LaneNotProved" => (
+            "has yet to answer the first probe on a lane",
+            "have yet to answer the first probe on a lane",
+        ),
+        "LaneSilent" => ("does not answer on its lane", "do not answer on their lanes"),
+        "LaneTooSmall" => (
+            "gets no full-size packets through on its lane",
+            "get no full-size packets through on their lanes",
         ),
         "NoDevice" => ("cannot open a tunnel device", "cannot open a tunnel device"),
         "ForeignRoute" => (

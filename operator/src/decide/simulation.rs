@@ -13,11 +13,14 @@ use agent::Agent;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podlane_crds::{PeerSlice, RoutingNode, decode};
 use podlane_plan::lane::Lane;
+use podlane_plan::pair::Refusal;
+use podlane_plan::probes::Answer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) world: World,
     pub(super) events: Vec<String>,
@@ -25,16 +28,29 @@ pub(super) struct Cluster {
     objects: BTreeMap<(String, String), Value>,
     agents: BTreeMap<String, Agent>,
     version: u64,
+    /// Whether the network carries the n-th probe over a lane.
+    pub(super) carries: fn(Lane, u64) -> bool,
+    probes: u64,
+    /// Without programs a receiver takes packets as they are from wherever they come.
+    pub(super) all_have_programs: bool,
 }
 
 impl Cluster {
     pub(super) fn empty() -> Self {
-        let mut cluster = Self::default();
-        cluster.world.settings = Settings {
-            cluster_pod_cidrs: vec!["172.20.0.0/16".parse().expect("a CIDR")],
-            ..Settings::default()
-        };
-        cluster
+        Self {
+            world: World::new(Settings {
+                cluster_pod_cidrs: vec!["172.20.0.0/16".parse().expect("a CIDR")],
+                ..Settings::default()
+            }),
+            events: Vec::new(),
+            now: Timestamp::default(),
+            objects: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            version: 0,
+            carries: |_, _| true,
+            probes: 0,
+            all_have_programs: true,
+        }
     }
 
     /// The three nodes of the story.
@@ -58,7 +74,9 @@ impl Cluster {
             json!({"metadata": {"labels": {"name": name}, "creationTimestamp": time},
                 "spec": {"podCIDRs": cidrs}, "status": {"addresses": addresses}}),
         );
-        self.agents.entry(name.to_owned()).or_default();
+        let number = u8::try_from(self.agents.len() + 1).expect("few agents");
+        let agent = || Agent::new(number);
+        self.agents.entry(name.to_owned()).or_insert_with(agent);
     }
 
     pub(super) fn policy(&mut self, name: &str, created: i64, spec: Value) {
@@ -269,12 +287,18 @@ impl Cluster {
             let before = self.version;
             self.pass();
             let names: Vec<String> = self.agents.keys().cloned().collect();
-            for step in Step::ALL {
+            // What is proved is acted upon before it is told.
+            for step in Step::ALL[..4].iter().chain(&[Step::Act, Step::Answer]) {
                 for name in &names {
-                    self.step(name, step);
+                    self.step(name, *step);
                 }
             }
-            if self.version == before && self.pass().again_at.is_none() {
+            let is_proving = |agent: &Agent| {
+                let mut troubles = agent.troubles.values();
+                troubles.any(|why| matches!(why, Refusal::NotProved { .. }))
+            };
+            let is_proving = self.agents.values().any(is_proving);
+            if !is_proving && self.version == before && self.pass().again_at.is_none() {
                 return;
             }
             self.later(3_000);
@@ -287,7 +311,9 @@ impl Cluster {
     }
 
     pub(super) fn step(&mut self, name: &str, step: Step) {
-        let mut agent = self.agents[name].clone();
+        let Some(mut agent) = self.agents.remove(name) else {
+            panic!("no agent on {name}");
+        };
         match step {
             Step::SeeSpec => {
                 let object = self.objects.get(&("RoutingNode".to_owned(), name.to_owned()));
@@ -300,13 +326,57 @@ impl Cluster {
                 let slices = self.all("PeerSlice");
                 let slices = slices.iter().filter_map(|slice| decode::<PeerSlice>(slice).ok());
                 let peers = slices.flat_map(|slice| slice.spec.peers);
+                agent.has_listed = true;
                 agent.peers = peers
                     .filter(|peer| peer.name != name)
                     .map(|peer| (peer.name.clone(), peer.peer().expect("a peer")))
                     .collect();
             }
-            Step::Act => agent.act(),
+            Step::Act => agent.act(self.since_epoch()),
+            Step::Probe => self.probe(&mut agent),
             Step::Answer => self.answer(name, &agent),
+        }
+        self.agents.insert(name.to_owned(), agent);
+    }
+
+    fn since_epoch(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.now.as_millisecond()).expect("after 1970"))
+    }
+
+    /// Probes what is due. A node's programs answer over the lanes that it has open, if the network lets both packets pass.
+    fn probe(&mut self, agent: &mut Agent) {
+        let now = self.since_epoch();
+        if agent.key.is_none() {
+            return;
+        }
+        for probe in agent.prober.due(now) {
+            self.probes += 1;
+            let lane = probe.target.lane;
+            let answers = |there: &&Agent| there.key == Some(probe.target.key) && there.open.contains(&lane);
+            let passes = (self.carries)(lane, self.probes) && agent.open.contains(&lane);
+            if passes && self.agents.get(&*probe.peer).filter(answers).is_some() {
+                let answer = Answer {
+                    id: probe.id,
+                    round_trip: Duration::from_micros(200),
+                    length: probe.length(),
+                    lane,
+                };
+                agent.prober.answered(&answer, now);
+            }
+        }
+    }
+
+    /// Another agent starts on a node, as the last one left the kernel: with programs, or without.
+    pub(super) fn restart_agent(&mut self, name: &str, with_programs: bool) {
+        let number = u8::try_from(self.agents.len()).expect("few agents") + self.version as u8;
+        let before = &self.agents[name];
+        let mut agent = Agent {
+            open: before.open.clone(),
+            used: before.used.clone(),
+            ..Agent::new(number)
+        };
+        if !with_programs {
+            agent.key = None;
         }
         self.agents.insert(name.to_owned(), agent);
     }
@@ -319,23 +389,19 @@ impl Cluster {
         {
             return;
         }
-        let refused: Vec<_> = agent
-            .used
-            .iter()
-            .filter_map(|(peer, lane)| Some((peer, lane.as_ref().err()?)))
-            .collect();
+        let troubles = &agent.troubles;
         let sends_on: BTreeSet<_> = agent.used.values().flatten().map(Lane::to_string).collect();
-        let ready = match refused.first() {
+        let ready = match troubles.first_key_value() {
             None => json!({"type": "Ready", "status": "True", "reason": "AsDeclared", "message": ""}),
             Some((peer, why)) => json!({"type": "Ready", "status": "False", "reason": why.reason(),
                 "message": format!("{peer} {why}")}),
         };
         let status = json!({
-            "observedGeneration": agent.acted_on, "sendsOn": sends_on, "receivesOn": agent.open,
+            "observedGeneration": agent.acted_on, "probeKey": agent.key.map(|key| key.to_string()), "sendsOn": sends_on, "receivesOn": agent.open,
             "counts": {"total": agent.used.len()},
             "underlay": agent.spec.addresses.iter().map(|address|
                 json!({"address": address, "prefixLength": 24, "device": "eth0", "mtu": 1500})).collect::<Vec<_>>(),
-            "peers": refused.iter().map(|(peer, why)| json!({"name": peer, "lane": "refused",
+            "peers": troubles.iter().map(|(peer, why)| json!({"name": peer, "lane": "refused",
                 "reason": why.reason(), "message": format!("{peer} {why}")})).collect::<Vec<_>>(),
         });
         let mut object = self.routing_node(name).clone();
@@ -364,7 +430,12 @@ impl Cluster {
                 let (Ok(lane), Some(there)) = (lane, self.agents.get(peer)) else {
                     continue;
                 };
-                if !there.open.contains(&lane.arrives_as()) {
+                let lane = if self.all_have_programs {
+                    *lane
+                } else {
+                    lane.arrives_as()
+                };
+                if !there.open.contains(&lane) {
                     losses.push(format!("{name} sends to {peer} on {lane}, which is closed there"));
                 }
             }

@@ -93,6 +93,9 @@ fn entry(view: &View<'_>, name: &str) -> Option<PeerEntry> {
             .map(|lane: Lane| lane.to_string())
             .collect(),
         policy: spec.policy.clone(),
+        probe_key: report
+            .and_then(|report| report.probe_key)
+            .map(|key| key.to_string()),
     })
 }
 

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podlane_crds::{AppliedPolicy, RoutingNodeSpec};
 use podlane_plan::cluster::Admission;
+use podlane_plan::datapath::DatapathOptions;
 use podlane_plan::lane::Lane;
 use podlane_plan::policy::Applied;
 use podlane_plan::protocol::{self, Progress};
@@ -67,6 +68,7 @@ pub(super) fn tell(
                     policy_generation: Some(policy.generation),
                     mtu: policy.mtu,
                     native_routing_cidrs: texts(&policy.native_routing_cidrs),
+                    datapath: (policy.datapath != DatapathOptions::default()).then(|| policy.datapath.into()),
                     ..RoutingNodeSpec::default()
                 })
                 .clone(),
@@ -75,6 +77,7 @@ pub(super) fn tell(
                 policy_generation: before.policy_generation,
                 mtu: before.mtu,
                 native_routing_cidrs: before.native_routing_cidrs.clone(),
+                datapath: before.datapath,
                 ..RoutingNodeSpec::default()
             }),
             Rule::Nothing => RoutingNodeSpec::default(),

@@ -8,6 +8,7 @@ use podlane_crds::reason::{MOVING, OPENING};
 use podlane_crds::{ConditionType, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink};
 use podlane_plan::lane::Lane;
 use podlane_plan::pair::Refusal;
+use podlane_plan::probes::{Doubt, ProbeKey};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -48,8 +49,10 @@ pub struct Report {
     pub underlay: Vec<UnderlayLink>,
     /// The lanes on which it receives.
     pub receives_on: BTreeSet<Lane>,
-    /// The lanes on which its packets arrive elsewhere.
+    /// The lanes on which it sends, and those as which they arrive elsewhere.
     pub sends_on: BTreeSet<Lane>,
+    /// What peers need to probe it.
+    pub probe_key: Option<ProbeKey>,
     /// How many peers it has been told of.
     pub peers: u32,
     /// The peers that are not reached as declared.
@@ -72,9 +75,17 @@ pub struct Trouble {
 /// Whether what has this reason ends by itself, once all agents have done their part. Two reasons are the agents' own: a lane is
 /// being opened, or moved to.
 pub fn ends_by_itself(reason: &str) -> bool {
-    [Refusal::NotReported, Refusal::NotReceiving(Lane::Native)]
-        .iter()
-        .any(|refusal| refusal.passes() && refusal.reason() == reason)
+    let not_proved = Refusal::NotProved {
+        lane: Lane::Native,
+        why: Doubt::Untried,
+    };
+    [
+        Refusal::NotReported,
+        Refusal::NotReceiving(Lane::Native),
+        not_proved,
+    ]
+    .iter()
+    .any(|refusal| refusal.passes() && refusal.reason() == reason)
         || matches!(reason, OPENING | MOVING)
 }
 
@@ -110,8 +121,9 @@ impl Report {
             receives_on: known_lanes(&status.receives_on),
             sends_on: known_lanes(&status.sends_on)
                 .into_iter()
-                .map(Lane::arrives_as)
+                .flat_map(|lane| [lane, lane.arrives_as()])
                 .collect(),
+            probe_key: status.probe_key.as_deref().and_then(|key| key.parse().ok()),
             peers: status.counts.map_or(0, |counts| counts.total),
             troubles: status
                 .peers
@@ -273,7 +285,7 @@ mod tests {
         );
         assert_eq!(record.owner.as_deref(), Some("n"));
         let report = record.report.expect("a report");
-        assert_eq!(report.sends_on, BTreeSet::from([Lane::Native]));
+        assert_eq!(report.sends_on, BTreeSet::from([Lane::Native, Lane::Underlay]));
         assert_eq!((report.peers, report.troubles.len()), (2, 1));
         assert_eq!(world.names.name(report.troubles[0].peer), "c");
         assert_eq!((&*report.not_ready.0, report.is_ready), ("OffLink", false));
