@@ -1,11 +1,13 @@
 //! The agent's loop: something happens, a pass follows, status says how it went.
 
+use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
 use crate::kernel::{Kernel, Sysctls};
+use crate::metrics::{self, Asked, Figures};
 use crate::options;
 use crate::pace::{Pace, cpu_time};
 use crate::pass::{Outcome, Pass};
-use crate::report::{self, Subject};
+use crate::report::{self, Programs, Subject};
 use crate::retries::Retries;
 use crate::world::{Told, World};
 use crate::{status, watch};
@@ -14,7 +16,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use podlane_crds::RoutingNodeStatus;
+use podlane_crds::{Bypass, Encapsulation, RoutingNodeStatus};
+use podlane_plan::probes::ProbeKey;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,7 +33,7 @@ const WAITING: usize = 16;
 ///
 /// # Errors
 /// When there is no way to the API server to begin with, or no netlink.
-pub async fn run(options: options::Agent) -> anyhow::Result<()> {
+pub async fn run(options: options::Agent, bpffs: PathBuf) -> anyhow::Result<()> {
     let node: &'static str = options.node_name.context("--node-name is missing")?.leak();
     let client = client(options.kubeconfig.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -37,7 +42,9 @@ pub async fn run(options: options::Agent) -> anyhow::Result<()> {
     let (said, mut told) = mpsc::channel(WAITING);
     let (wanted_status, wanted) = latest::channel(None);
     let (held_status, held) = latest::channel(None);
+    let (ask, mut asked) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
+    tasks.spawn(tell_metrics(options.metrics, ask));
     tasks.spawn(watch::own(client.clone(), node, said.clone()));
     tasks.spawn(watch::slices(client.clone(), said));
     tasks.spawn(status::keep(client, node, wanted, held));
@@ -55,10 +62,14 @@ pub async fn run(options: options::Agent) -> anyhow::Result<()> {
         unreadable: None,
         wanted_status,
         held_status,
+        bpffs,
+        datapath: None,
+        passes: 0,
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
     let mut due = Instant::now() + agent.resync;
     loop {
+        let probe = agent.next_probe().unwrap_or(due);
         tokio::select! {
             biased;
             _ = terminate.recv() => break,
@@ -75,10 +86,22 @@ pub async fn run(options: options::Agent) -> anyhow::Result<()> {
             // routes are new; nothing else here is worth doing before it has ended, and no second thread costs memory or needs
             // locks. What the API server says meanwhile waits in its sockets.
             () = tokio::time::sleep_until(due.into()) => due = agent.pass(),
+            () = tokio::time::sleep_until(probe.into()) => if agent.probe() {
+                due = due.min(agent.pace.next(Instant::now()));
+            },
+            Some(asked) = asked.recv() => agent.answer(asked),
         }
     }
     tracing::info!("ending; the kernel stays as it is");
     Ok(())
+}
+
+/// Without metrics a node is routed all the same.
+async fn tell_metrics(address: SocketAddr, ask: mpsc::Sender<Asked>) {
+    if let Err(why) = metrics::serve(address, ask).await {
+        tracing::error!(%address, %why, "no metrics: choose another address with --metrics");
+    }
+    std::future::pending().await
 }
 
 async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
@@ -109,6 +132,10 @@ struct Agent {
     unreadable: Option<String>,
     wanted_status: latest::Sender<Option<RoutingNodeStatus>>,
     held_status: latest::Sender<Option<RoutingNodeStatus>>,
+    bpffs: PathBuf,
+    /// The programs; none before the first pass.
+    datapath: Option<Datapath>,
+    passes: u64,
 }
 
 impl Agent {
@@ -137,9 +164,20 @@ impl Agent {
     /// One pass, and its report. Returns when the next one is due if nothing happens.
     fn pass(&mut self) -> Instant {
         let (start, cpu) = (Instant::now(), cpu_time());
+        self.passes += 1;
         let outcome = self.world.assignment().map(|assignment| {
+            let datapath = self.datapath.get_or_insert_with(|| {
+                // The key by which peers know probes to this node already, so that no probe of theirs is refused after a restart.
+                let known = self
+                    .world
+                    .held()
+                    .and_then(|held| held.probe_key.as_ref()?.parse().ok());
+                let key = known.unwrap_or_else(|| ProbeKey(rand::random()));
+                Datapath::open(self.bpffs.clone(), key, start)
+            });
             Pass::new(
                 &mut self.kernel,
+                datapath,
                 &mut self.retries,
                 assignment,
                 self.world.peers(),
@@ -175,11 +213,60 @@ impl Agent {
         retry.map_or(resync, |retry| retry.min(resync))
     }
 
+    /// When probes are to be sent or looked for.
+    fn next_probe(&self) -> Option<Instant> {
+        self.datapath.as_ref()?.next_probe()
+    }
+
+    /// Sends probes and takes in answers. Whether that calls for a pass.
+    fn probe(&mut self) -> bool {
+        self.datapath
+            .as_mut()
+            .is_some_and(|datapath| datapath.probe(Instant::now()))
+    }
+
+    fn answer(&mut self, asked: Asked) {
+        let (lanes, peers) = self
+            .datapath
+            .as_mut()
+            .map(|datapath| datapath::figures(&datapath.counters()))
+            .unwrap_or_default();
+        let (datapath, counts) = (
+            self.reported.datapath.as_ref(),
+            self.reported.counts.unwrap_or_default(),
+        );
+        // Whoever asked may have gone.
+        let _ = asked.send(Figures {
+            lanes,
+            peers,
+            reached: vec![
+                ("native", counts.native),
+                ("underlay", counts.underlay),
+                ("vxlan", counts.vxlan),
+                ("geneve", counts.geneve),
+                ("refused", counts.refused),
+            ],
+            programs: datapath.is_some_and(|datapath| datapath.encapsulation == Encapsulation::Ebpf),
+            bypass: datapath.is_some_and(|datapath| datapath.bypass == Bypass::On),
+            passes: self.passes,
+        });
+    }
+
     fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {
+        let counters = self.datapath.as_mut().map(Datapath::counters);
+        let (counted, _) = datapath::figures(&counters.unwrap_or_default());
         let subject = Subject {
             assignment: self.world.assignment(),
             generation: self.world.generation(),
             unreadable: self.world.unreadable(),
+            programs: self.datapath.as_ref().map(|datapath| Programs {
+                loaded: datapath
+                    .hash()
+                    .ok_or_else(|| datapath.hindrance().unwrap_or_default()),
+                probe_key: datapath.key(),
+                tally: datapath.tally(),
+                counted: &counted,
+            }),
         };
         // As the API server keeps times: without fractions of a second.
         let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());

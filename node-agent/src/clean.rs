@@ -1,17 +1,20 @@
 //! Takes everything that is Podlane's out of this kernel.
 
-use crate::kernel::Kernel;
+use crate::kernel::{Failure, Kernel};
 use anyhow::{Context, bail};
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::KernelState;
 use std::collections::BTreeSet;
+use std::path::Path;
 
-/// Removes our routes, neighbours, addresses and devices, and nothing else. Kernel parameters stay as they are: what they were
+/// Removes our programs, routes, neighbours, addresses and devices, and nothing else. Kernel parameters stay as they are: what they were
 /// before, nobody knows.
 ///
 /// # Errors
 /// When the kernel cannot be read, or something is left.
-pub fn clean(kernel: &mut Kernel) -> anyhow::Result<()> {
+pub fn clean(kernel: &mut Kernel, bpffs: &Path) -> anyhow::Result<()> {
+    // Programs first: packets then take the kernel's drivers until their routes are gone too.
+    let programs = podlane_datapath::clean(bpffs).context("removing the eBPF programs")?;
     let seen = kernel
         .observe(|_| BTreeSet::new())
         .context("reading the kernel")?;
@@ -23,7 +26,12 @@ pub fn clean(kernel: &mut Kernel) -> anyhow::Result<()> {
         .remove_strays(seen.strays)
         .into_iter()
         .map(|(what, result)| (format!("delete {what}"), result));
-    for (what, result) in told.chain(strays) {
+    let in_words =
+        |(what, result): (String, Result<(), Failure>)| (what, result.map_err(|why| why.to_string()));
+    let programs = programs
+        .into_iter()
+        .map(|(what, result)| (what, result.map_err(|why| why.to_string())));
+    for (what, result) in programs.chain(told.chain(strays).map(in_words)) {
         match result {
             Ok(()) => tracing::info!("{what}"),
             Err(failure) => {

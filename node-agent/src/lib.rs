@@ -6,7 +6,9 @@
 pub mod agent;
 pub mod backoff;
 pub mod clean;
+pub mod datapath;
 pub mod kernel;
+pub mod metrics;
 pub mod options;
 pub mod pace;
 pub mod pass;

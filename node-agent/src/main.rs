@@ -21,12 +21,12 @@ fn main() -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     match options.command {
-        Some(Command::Clean) => clean::clean(&mut kernel::Kernel::default()),
+        Some(Command::Clean) => clean::clean(&mut kernel::Kernel::default(), &options.bpffs),
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(agent::run(options.agent))
+            runtime.block_on(agent::run(options.agent, options.bpffs))
         }
     }
 }

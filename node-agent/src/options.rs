@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// Keeps this node's pod routing as RoutingPolicies declare it.
@@ -13,6 +14,14 @@ pub struct Options {
     /// How to run.
     #[command(flatten)]
     pub agent: Agent,
+    /// Where the eBPF programs are pinned: a directory of Podlane's own on a BPF file system.
+    #[arg(
+        long,
+        env = "PODLANE_BPFFS",
+        default_value = "/sys/fs/bpf/podlane",
+        global = true
+    )]
+    pub bpffs: PathBuf,
     /// How the log looks.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
@@ -37,6 +46,9 @@ pub struct Agent {
     /// Seconds after which the kernel is read again though nothing has happened.
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub resync: u64,
+    /// Where counters are told to Prometheus (`/metrics`).
+    #[arg(long, env = "PODLANE_METRICS", default_value = "127.0.0.1:9964")]
+    pub metrics: SocketAddr,
     /// Where kernel parameters are, if /proc/sys cannot be written.
     #[arg(long, env = "PODLANE_SYSCTLS", default_value = "/proc/sys")]
     pub sysctls: PathBuf,

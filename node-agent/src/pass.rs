@@ -1,10 +1,12 @@
 //! One pass: read the kernel, plan, tell the kernel, read again until nothing is left to do.
 
+use crate::datapath::Datapath;
 use crate::kernel::{Failure, Kernel, Observation, TransportError};
 use crate::retries::Retries;
+use podlane_plan::datapath::{self, Datapath as Planned};
 use podlane_plan::desired::{Assignment, Desired, Peer, desired, devices, local_links, sysctls_to_read};
 use podlane_plan::diff::{Operation, diff, open_devices};
-use podlane_plan::kernel::{Item, KernelState, RouteTarget, UnderlayAddress};
+use podlane_plan::kernel::{Item, KernelState, Route, RouteTarget, UnderlayAddress};
 use podlane_plan::lane::{Lane, Tunnel};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -40,15 +42,20 @@ pub struct Outcome {
     pub applied: usize,
     /// Indices of our devices.
     pub devices: BTreeSet<u32>,
+    /// What the programs were told; none: they are not loaded.
+    pub datapath: Option<Planned>,
 }
 
 /// A pass over this node.
 pub struct Pass<'a> {
     kernel: &'a mut Kernel,
+    datapath: &'a mut Datapath,
     retries: &'a mut Retries,
     assignment: &'a Assignment,
     peers: &'a BTreeMap<String, Peer>,
     applied: usize,
+    /// What the programs could not be told, and why.
+    untold: Vec<Unfinished>,
     /// Refused in this pass, or before it and not yet due.
     refused: BTreeMap<String, String>,
 }
@@ -57,16 +64,19 @@ impl<'a> Pass<'a> {
     /// Prepares a pass.
     pub fn new(
         kernel: &'a mut Kernel,
+        datapath: &'a mut Datapath,
         retries: &'a mut Retries,
         assignment: &'a Assignment,
         peers: &'a BTreeMap<String, Peer>,
     ) -> Self {
         Self {
             kernel,
+            datapath,
             retries,
             assignment,
             peers,
             applied: 0,
+            untold: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -76,20 +86,46 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// When the kernel cannot be read.
     pub fn run(mut self, now: Instant) -> Result<Outcome, TransportError> {
+        let is_loaded = self.datapath.is_loaded(now);
+        self.kernel.learn_programs(is_loaded);
         let mut rounds = 0;
         loop {
             rounds += 1;
             let before = self.applied;
             self.refused.clear();
             let (seen, unavailable) = self.open_devices(now)?;
-            let desired = desired(self.assignment, self.peers, &seen.observed, &unavailable);
+            let proofs = self.datapath.proofs();
+            let mut desired = desired(self.assignment, self.peers, &seen.observed, &unavailable, proofs);
+            // Programs first: what they are told goes for the routes before and after.
+            let planned = is_loaded.then(|| self.tell_programs(&mut desired, &seen));
             let left = diff(&desired.state, &seen.observed.ours);
             let settled = left.is_empty();
             self.apply(left, &seen, now);
             if self.applied == before || rounds == ROUNDS {
-                return Ok(self.finish(desired, seen, settled, &unavailable));
+                self.datapath.aim(&self.assignment.name, &desired, now);
+                return Ok(Outcome {
+                    datapath: planned,
+                    ..self.finish(desired, seen, settled, &unavailable)
+                });
             }
         }
+    }
+
+    /// Makes the programs' maps and places as planned. Returns the plan.
+    fn tell_programs(&mut self, desired: &mut Desired, seen: &Observation) -> Planned {
+        let (planned, notes) = datapath::datapath(self.assignment, self.peers, &seen.observed, desired);
+        desired.notes.extend(notes);
+        let synced = self.datapath.sync(&planned);
+        self.applied += synced.applied;
+        self.untold = synced
+            .failures
+            .into_iter()
+            .map(|unfinished| Unfinished {
+                what: unfinished.what,
+                why: unfinished.why.to_string(),
+            })
+            .collect();
+        planned
     }
 
     /// Opens the devices on which the node is to receive, and says which it cannot open, and why.
@@ -109,35 +145,49 @@ impl<'a> Pass<'a> {
                 }
             }
         }
-        let wanted = KernelState {
-            devices: devices(self.assignment, &seen.observed),
-            ..KernelState::default()
-        };
-        let operations = open_devices(&wanted, &seen.observed.ours);
-        if operations.is_empty() {
-            return Ok((seen, BTreeMap::new()));
+        loop {
+            let able = seen.observed.capabilities;
+            let wanted = KernelState {
+                devices: devices(self.assignment, &seen.observed),
+                ..KernelState::default()
+            };
+            let operations = open_devices(&wanted, &seen.observed.ours);
+            if operations.is_empty() {
+                return Ok((seen, BTreeMap::new()));
+            }
+            let before = self.applied;
+            let unavailable = self
+                .apply(operations, &seen, now)
+                .into_iter()
+                .filter_map(|(operation, why)| match operation.item() {
+                    Item::Device(name) => Some((name, why)),
+                    _ => None,
+                })
+                .collect();
+            let learned = self.kernel.capabilities() != able;
+            if self.applied != before || learned {
+                seen = self.observe()?;
+            }
+            // A device that could not be made may be made with another driver: that there is none is learned only once.
+            if !(learned && self.kernel.capabilities().programs) {
+                return Ok((seen, unavailable));
+            }
         }
-        let before = self.applied;
-        let unavailable = self
-            .apply(operations, &seen, now)
-            .into_iter()
-            .filter_map(|(operation, why)| match operation.item() {
-                Item::Device(name) => Some((name, why)),
-                _ => None,
-            })
-            .collect();
-        if self.applied != before {
-            seen = self.observe()?;
-        }
-        Ok((seen, unavailable))
     }
 
     fn observe(&mut self) -> Result<Observation, TransportError> {
         let addresses = &self.assignment.addresses;
         self.kernel.observe(|observed| {
             let links = local_links(addresses, &observed.underlay);
-            let underlay = links.iter().map(|link| link.device.as_str());
-            sysctls_to_read(underlay.chain(observed.ours.devices.keys().map(String::as_str)))
+            // The node's own links, and those of gateways, by which peers may be reached.
+            let hops = observed.foreign_routes.iter().flat_map(|route| &route.next_hops);
+            let mut devices: BTreeSet<&str> = hops
+                .filter(|hop| hop.gateway.is_some())
+                .map(|hop| hop.device.as_str())
+                .collect();
+            devices.extend(links.iter().map(|link| link.device.as_str()));
+            devices.extend(observed.ours.devices.keys().map(String::as_str));
+            sysctls_to_read(devices)
         })
     }
 
@@ -190,31 +240,34 @@ impl<'a> Pass<'a> {
                 .into_iter()
                 .filter(|(_, why)| !said(why))
                 .map(|(what, why)| Unfinished { what, why })
+                .chain(self.untold)
                 .collect(),
             applied: self.applied,
             devices: seen.device_indices,
+            datapath: None,
         }
     }
 }
 
-/// The lanes of the routes that a kernel holds. Where a route without encapsulation leads makes no difference to its receiver
-/// ([`Lane::arrives_as`]).
+/// The lanes of the routes that a kernel holds. One without encapsulation may lead to the peer itself or to a gateway.
 fn held_lanes(held: &KernelState) -> BTreeSet<Lane> {
-    held.routes
-        .values()
-        .filter_map(|route| match &route.target {
-            RouteTarget::Via { .. } => Some(Lane::Native),
-            RouteTarget::Encapsulated { vni, device, .. } => {
-                let device = held.devices.get(device)?;
-                Some(Lane::Tunnel(Tunnel {
+    let lanes = |route: &Route| match &route.target {
+        RouteTarget::Via { .. } => vec![Lane::Native, Lane::Underlay],
+        RouteTarget::Encapsulated { vni, device, .. } => held
+            .devices
+            .get(device)
+            .map(|device| {
+                Lane::Tunnel(Tunnel {
                     protocol: device.protocol,
                     port: device.port,
                     vni: *vni,
-                }))
-            }
-            RouteTarget::Unreachable => None,
-        })
-        .collect()
+                })
+            })
+            .into_iter()
+            .collect(),
+        RouteTarget::Unreachable => Vec::new(),
+    };
+    held.routes.values().flat_map(lanes).collect()
 }
 
 /// The log says what is done to the kernel: each operation where they are few.

@@ -1,6 +1,7 @@
 //! What the node's status says: a pure function of what the node was told and how the pass went.
 
 mod findings;
+mod programs;
 
 use crate::pass::Outcome;
 use findings::Finding;
@@ -12,6 +13,7 @@ use podlane_crds::{
 use podlane_plan::desired::{Assignment, Desired, LocalLink, PeerLane, local_links};
 use podlane_plan::lane::{Lane, TunnelProtocol};
 use podlane_plan::pair::Refusal;
+pub use programs::Programs;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -24,6 +26,8 @@ pub struct Subject<'a> {
     pub generation: Option<i64>,
     /// Objects that could not be read: why.
     pub unreadable: &'a BTreeMap<String, String>,
+    /// The node's programs; none: nothing is known of them yet, and what was said before stays.
+    pub programs: Option<Programs<'a>>,
 }
 
 /// The status after a pass; an `Err` is why the kernel could not be read, and leaves what was said of it before. `before` is
@@ -45,6 +49,9 @@ pub fn status(
     let (progressing, hindering) = match (subject.assignment, outcome) {
         (Some(assignment), Some(Ok(outcome))) => {
             tell(&mut status, assignment, outcome);
+            if let Some(programs) = &subject.programs {
+                programs.tell(&mut status, assignment, outcome);
+            }
             let progressing = findings::progressing(assignment, outcome);
             (
                 progressing,
@@ -181,6 +188,7 @@ fn peer_status(name: &str, peer: &PeerLane) -> PeerStatus {
         (Ok(_), Some((cidr, refusal))) => Some((refusal, format!("{cidr} of {name} {refusal}"))),
         (Ok(_), None) => None,
     };
+    let doubt = doubt(peer).map(|doubt| (doubt.reason(), format!("{name} {doubt}")));
     let wanted = peer
         .wanted
         .as_ref()
@@ -192,7 +200,10 @@ fn peer_status(name: &str, peer: &PeerLane) -> PeerStatus {
             Some(refusal) => (Some(refusal.reason()), Some(format!("{name} {refusal}"))),
             None => (Some("Moving"), Some(format!("{name} is moving to {wanted}"))),
         },
-        (None, None) => (None, None),
+        (None, None) => match doubt {
+            Some((reason, message)) => (Some(reason), Some(message)),
+            None => (None, None),
+        },
     };
     PeerStatus {
         name: name.to_owned(),
@@ -204,6 +215,12 @@ fn peer_status(name: &str, peer: &PeerLane) -> PeerStatus {
         reason: reason.map(str::to_owned),
         message,
     }
+}
+
+/// What probes say against the lane that a peer's packets take.
+fn doubt(peer: &PeerLane) -> Option<Refusal> {
+    let lane = *peer.used.as_ref().ok()?;
+    peer.doubt.map(|why| Refusal::NotProved { lane, why })
 }
 
 fn as_declared(status: &RoutingNodeStatus, outcome: Option<&Outcome>) -> String {

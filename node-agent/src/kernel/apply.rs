@@ -12,7 +12,6 @@ use nix::errno::Errno;
 use podlane_plan::diff::Operation;
 use podlane_plan::kernel::{ForeignRoute, Observed, Route, RouteKey, RouteTarget};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// Routes or neighbours that are told to the kernel together.
 const BATCH: usize = 512;
@@ -80,46 +79,9 @@ impl<'a> Applier<'a> {
         let answers = self.kernel.transport.batch(requests);
         for (at, answer) in asked.into_iter().zip(answers) {
             if let Err(error) = answer {
-                results[start + at] = self.second_try(&operations[at], error);
+                results[start + at] = self.judge(&operations[at], error);
             }
         }
-    }
-
-    /// An IPv6 next hop given as on the link is refused where any route but the default one leads to it over another device
-    /// (`ip6_route_check_nh_onlink` in net/ipv6/route.c): always when a lane changes from native to a tunnel, since the peer's
-    /// router address is within its own pod CIDR. A route to the next hop alone, for the moment, shows the kernel the device. What
-    /// it takes meanwhile is packets to that one address; should we die in between, it is ours and undeclared, and the next pass
-    /// removes it.
-    fn second_try(&mut self, operation: &Operation, error: TransportError) -> Result<(), Failure> {
-        let (
-            Operation::AddRoute(_, route) | Operation::ReplaceRoute(_, route),
-            TransportError::Refused(refused),
-        ) = (operation, &error)
-        else {
-            return self.judge(operation, error);
-        };
-        let RouteTarget::Encapsulated {
-            gateway: gateway @ IpAddr::V6(_),
-            device,
-            ..
-        } = &route.target
-        else {
-            return self.judge(operation, error);
-        };
-        if refused.errno != Errno::EINVAL {
-            return self.judge(operation, error);
-        }
-        let next_hop = request::next_hop(*gateway, self.ours(device)?);
-        let again = self.request(operation)?;
-        let mut results = self
-            .kernel
-            .transport
-            .batch(vec![next_hop.add, again, next_hop.remove])
-            .into_iter();
-        results
-            .nth(1)
-            .unwrap_or(Err(TransportError::Silent))
-            .or_else(|error| self.judge(operation, error))
     }
 
     fn request(&mut self, operation: &Operation) -> Result<Request, Failure> {

@@ -7,7 +7,9 @@ use super::sysctl::Sysctls;
 use super::transport::{Request, Transport, TransportError};
 use netlink_packet_route::AddressFamily;
 use nix::errno::Errno;
-use podlane_plan::kernel::{ForeignRoute, MacAddress, Observed, OnDevice, Route, RouteKey, UnderlayAddress};
+use podlane_plan::kernel::{
+    Capabilities, ForeignRoute, MacAddress, Observed, OnDevice, Route, RouteKey, UnderlayAddress,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A whole reading of the kernel.
@@ -39,6 +41,7 @@ pub struct Stray {
 pub(super) fn observe(
     transport: &mut Transport,
     sysctls: &Sysctls,
+    capabilities: Capabilities,
     sysctls_to_read: impl FnOnce(&Observed) -> BTreeSet<String>,
 ) -> Result<Observation, TransportError> {
     let links: Vec<Link> = transport.dump(&request::all_links(), |links: &mut Vec<_>, _, payload| {
@@ -47,6 +50,7 @@ pub(super) fn observe(
     let names: BTreeMap<u32, String> = links.iter().map(|link| (link.index, link.name.clone())).collect();
 
     let mut found = Observation::default();
+    found.observed.capabilities = capabilities;
     for link in &links {
         if let Some(device) = link.ours() {
             found

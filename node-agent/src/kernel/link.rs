@@ -111,8 +111,16 @@ impl Link {
             "geneve" => TunnelProtocol::Geneve,
             _ => return None,
         };
+        // A VXLAN device whose name speaks of GENEVE stands in for one.
+        let named = TunnelProtocol::named_by(&self.name);
+        let stand_in = protocol == TunnelProtocol::Vxlan && named == Some(TunnelProtocol::Geneve);
         let mut device = Device {
-            protocol,
+            protocol: if stand_in {
+                TunnelProtocol::Geneve
+            } else {
+                protocol
+            },
+            stand_in,
             port: 0,
             mac: mac?,
             mtu: self.mtu,
@@ -312,6 +320,23 @@ mod tests {
             let data = [vxlan(), attribute(kind, value)].concat();
             let link = link(b"podlane_vxlan\0", 172, b"vxlan\0", &data).expect("a link");
             assert!(!link.ours().expect("ours").collect_metadata, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_vxlan_device_with_a_geneve_name_stands_in() {
+        for (name, stand_in) in [
+            (&b"podlane_geneve\0"[..], true),
+            (b"podlane_gn8472\0", true),
+            (b"podlane_vxlan\0", false),
+            (b"podlane_vx8472\0", false),
+        ] {
+            let link = link(name, 172, b"vxlan\0", &vxlan()).expect("a link");
+            let device = link.ours().expect("ours");
+            assert_eq!(device.stand_in, stand_in, "{}", link.name);
+            assert_eq!(device.protocol == TunnelProtocol::Geneve, stand_in);
+            assert!(device.collect_metadata && device.port == 8472);
+            assert_eq!(device.driver(), "vxlan");
         }
     }
 

@@ -21,7 +21,8 @@ pub use transport::{Refused, Request, Transport, TransportError};
 
 use drivers::Drivers;
 use podlane_plan::diff::Operation;
-use podlane_plan::kernel::Observed;
+use podlane_plan::kernel::{Capabilities, Observed};
+use podlane_plan::lane::TunnelProtocol;
 use std::collections::BTreeSet;
 
 /// The kernel of the network namespace in which it is used.
@@ -30,6 +31,7 @@ pub struct Kernel {
     transport: Transport,
     sysctls: Sysctls,
     drivers: Drivers,
+    capabilities: Capabilities,
 }
 
 impl Kernel {
@@ -49,7 +51,28 @@ impl Kernel {
         &mut self,
         sysctls_to_read: impl FnOnce(&Observed) -> BTreeSet<String>,
     ) -> Result<Observation, TransportError> {
-        dump::observe(&mut self.transport, &self.sysctls, sysctls_to_read)
+        dump::observe(
+            &mut self.transport,
+            &self.sysctls,
+            self.capabilities,
+            sysctls_to_read,
+        )
+    }
+
+    /// What has been found out about what this node can do.
+    pub const fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// To be told whether the eBPF programs are loaded: only then is a GENEVE tunnel's device made with VXLAN's driver.
+    pub const fn learn_programs(&mut self, are_loaded: bool) {
+        self.capabilities.programs = are_loaded;
+    }
+
+    fn learn_driver(&mut self, driver: &str, is_there: bool) {
+        if driver == TunnelProtocol::Geneve.driver() {
+            self.capabilities.geneve_driver = Some(is_there);
+        }
     }
 
     /// Carries out operations in their order, and says of each how it went. `seen` is what they were planned from.

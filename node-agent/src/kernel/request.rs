@@ -68,7 +68,12 @@ pub(crate) fn main_table(family: AddressFamily) -> RouteNetlinkMessage {
 
 /// A tunnel device, down, with our group from its first moment.
 pub(crate) fn create_device(name: &str, device: &Device) -> Request {
-    let (kind, data) = match device.protocol {
+    let protocol = if device.stand_in {
+        TunnelProtocol::Vxlan
+    } else {
+        device.protocol
+    };
+    let (kind, data) = match protocol {
         TunnelProtocol::Vxlan => (
             InfoKind::Vxlan,
             InfoData::Vxlan(vec![
@@ -369,30 +374,4 @@ pub(crate) fn remove_route_with_tos(key: &RouteKey, tos: u8) -> Request {
         message.header.tos = tos;
     }
     request
-}
-
-/// A route to one next hop alone, there and gone again.
-pub(crate) struct NextHop {
-    pub(crate) add: Request,
-    pub(crate) remove: Request,
-}
-
-/// See `second_try` in apply.rs.
-pub(crate) fn next_hop(gateway: IpAddr, device: u32) -> NextHop {
-    let key = RouteKey {
-        destination: IpNet::from(gateway),
-        metric: 1,
-    };
-    let mut message = route_message(&key);
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = RouteScope::Link;
-    message.attributes.push(RouteAttribute::Oif(device));
-    let add = Request {
-        message: RouteNetlinkMessage::NewRoute(message),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-    };
-    NextHop {
-        add,
-        remove: remove_route(&key, None, 0),
-    }
 }

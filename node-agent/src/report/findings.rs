@@ -91,8 +91,13 @@ const fn hinders(note: &Note) -> bool {
         | Note::MtuTooSmall { .. }
         | Note::ForeignDevice { .. }
         | Note::NoDevice { .. }
-        | Note::ForeignRouteWithin { .. } => true,
-        Note::MtuBeyondUnderlay { .. } | Note::CoverSkipped { .. } => false,
+        | Note::ForeignRouteWithin { .. }
+        | Note::SameAddress { .. } => true,
+        Note::MtuBeyondUnderlay { .. }
+        | Note::CoverSkipped { .. }
+        | Note::WithoutPrograms { .. }
+        | Note::NoBypass { .. }
+        | Note::PodsOnUnderlay(_) => false,
     }
 }
 
@@ -158,7 +163,15 @@ fn unreached(outcome: &Outcome) -> Vec<Finding> {
             .as_ref()
             .err()
             .map(|refusal| (refusal, format!("{name} {refusal}")));
-        let Some((refusal, sentence)) = wholly.or(partly) else {
+        let doubt = super::doubt(peer).or_else(|| {
+            // Packets go on over another lane, for as long as this one carries none.
+            let waits_for = peer.waits_for.clone();
+            waits_for.filter(|refusal| matches!(refusal, Refusal::NotProved { .. }) && !refusal.passes())
+        });
+        let doubted = doubt
+            .as_ref()
+            .map(|refusal| (refusal, format!("{name} {refusal}")));
+        let Some((refusal, sentence)) = wholly.or(partly).or(doubted) else {
             continue;
         };
         if *refusal == Refusal::NoPolicy {

@@ -2,11 +2,13 @@
 
 use super::*;
 use crate::pass::Unfinished;
+use podlane_crds::{Bypass, Encapsulation};
 use podlane_plan::desired::{Peer, desired};
 use podlane_plan::kernel::{Device, KernelState, MacAddress, Observed, UnderlayAddress};
 use podlane_plan::lane::Tunnel;
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_plan::probes::{Doubt, ProbeKey, Proofs, Standing, Tally};
 
 const VXLAN: Tunnel = Tunnel {
     protocol: TunnelProtocol::Vxlan,
@@ -38,6 +40,8 @@ struct Story {
     unavailable: BTreeMap<String, String>,
     unfinished: Vec<Unfinished>,
     unreadable: BTreeMap<String, String>,
+    proofs: Proofs,
+    programs: Option<Programs<'static>>,
 }
 
 impl Story {
@@ -51,6 +55,7 @@ impl Story {
             mtu: Some(1500),
             receives_on: receives_on.iter().copied().collect(),
             policy: Some(policy(mode)),
+            ..Peer::default()
         };
         Self {
             assignment: Assignment {
@@ -76,7 +81,25 @@ impl Story {
             unavailable: BTreeMap::new(),
             unfinished: Vec::new(),
             unreadable: BTreeMap::new(),
+            proofs: Proofs::default(),
+            programs: None,
         }
+    }
+
+    /// With programs loaded, and peers that answer probes.
+    fn with_programs(mut self) -> Self {
+        self.observed.capabilities.programs = true;
+        self.proofs = Proofs::none_yet();
+        for peer in self.peers.values_mut() {
+            peer.probe_key = Some(ProbeKey([1; 16]));
+        }
+        self.programs = Some(Programs {
+            loaded: Ok("0123"),
+            probe_key: Some(ProbeKey([2; 16])),
+            tally: Some(Tally::default()),
+            counted: &[],
+        });
+        self
     }
 
     fn with_device(mut self) -> Self {
@@ -90,7 +113,13 @@ impl Story {
     }
 
     fn outcome(&self) -> Outcome {
-        let desired = desired(&self.assignment, &self.peers, &self.observed, &self.unavailable);
+        let desired = desired(
+            &self.assignment,
+            &self.peers,
+            &self.observed,
+            &self.unavailable,
+            &self.proofs,
+        );
         Outcome {
             sends_on: desired.sends_on(),
             desired,
@@ -106,6 +135,7 @@ impl Story {
             assignment: Some(&self.assignment),
             generation: Some(7),
             unreadable: &self.unreadable,
+            programs: self.programs,
         };
         status(subject, Some(Ok(&self.outcome())), before, &at(second))
     }
@@ -189,6 +219,112 @@ fn a_change_of_lane_is_progress_and_its_end_is_ready() {
 }
 
 #[test]
+fn a_lane_is_moved_to_when_it_is_proved_and_a_silent_one_is_named() {
+    let lanes = [Lane::Native, Lane::Tunnel(VXLAN)];
+    let mut story = Story::new(RoutingMode::Tunnel, &lanes, &lanes)
+        .with_device()
+        .with_programs();
+    let before = story.status(&RoutingNodeStatus::default(), 1);
+    assert_eq!(said(&before, "Progressing").1, "Moving");
+    assert_eq!(said(&before, "Ready").1, "LaneNotProved");
+    assert_eq!(before.lanes.as_deref(), Some("2 refused"));
+    assert_eq!(before.probe_key, Some(ProbeKey([2; 16]).to_string()));
+
+    let silent = Standing::Doubted(Doubt::Silent { answers_on: None });
+    story
+        .proofs
+        .note(&"k8s-w0".into(), Lane::Tunnel(VXLAN), Some(silent));
+    story
+        .proofs
+        .note(&"k8s-w1".into(), Lane::Tunnel(VXLAN), Some(Standing::Proved));
+    let status = story.status(&before, 2);
+    assert_eq!(status.lanes.as_deref(), Some("1 vxlan, 1 refused"));
+    let (ready, reason, message) = said(&status, "Ready");
+    assert_eq!((ready, reason), ("False", "LaneSilent"));
+    assert!(
+        message.starts_with("k8s-w0 does not answer over vxlan:8472:1: is UDP port 8472 filtered"),
+        "{message}"
+    );
+    assert_eq!(
+        said(&status, "Progressing").0,
+        "False",
+        "nothing goes on by itself"
+    );
+
+    story
+        .proofs
+        .note(&"k8s-w0".into(), Lane::Tunnel(VXLAN), Some(Standing::Proved));
+    let done = story.status(&status, 3);
+    assert_eq!(said(&done, "Ready").1, "AsDeclared");
+    // The lane is in use now: what the kernel holds is what was planned.
+    story.observed.ours = story.outcome().desired.state;
+    story
+        .proofs
+        .note(&"k8s-w0".into(), Lane::Tunnel(VXLAN), Some(silent));
+    let status = story.status(&done, 4);
+    assert_eq!(
+        status.lanes.as_deref(),
+        Some("2 vxlan"),
+        "nothing better is known"
+    );
+    assert_eq!(said(&status, "Ready").1, "LaneSilent");
+    let peer = &status.peers[0];
+    assert_eq!(
+        (peer.name.as_str(), peer.lane.as_str(), peer.reason.as_deref()),
+        ("k8s-w0", "vxlan:8472:1", Some("LaneSilent"))
+    );
+    story
+        .proofs
+        .note(&"k8s-w0".into(), Lane::Tunnel(VXLAN), Some(Standing::Proved));
+    // Under way from there, a lane that does not answer is waited for, and named too.
+    story.assignment.policy = Some(policy(RoutingMode::Native));
+    for peer in story.peers.values_mut() {
+        peer.policy = Some(policy(RoutingMode::Native));
+        peer.addresses[0].address = "192.168.10.101".parse().expect("an address");
+    }
+    story.proofs.note(&"k8s-w0".into(), Lane::Native, Some(silent));
+    story
+        .proofs
+        .note(&"k8s-w1".into(), Lane::Native, Some(Standing::Proved));
+    let status = story.status(&status, 5);
+    assert_eq!(status.lanes.as_deref(), Some("1 native, 1 vxlan"));
+    let (_, reason, message) = said(&status, "Ready");
+    assert_eq!(reason, "LaneSilent");
+    assert!(message.contains("does not answer over native"), "{message}");
+    assert_eq!(status.peers[0].wanted.as_deref(), Some("native"));
+}
+
+#[test]
+fn status_says_who_encapsulates_and_why_nothing_bypasses() {
+    let mut story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]).with_programs();
+    let told = |story: &Story| {
+        let status = story.status(&RoutingNodeStatus::default(), 1);
+        let datapath = status.datapath.expect("it is told");
+        (
+            datapath.encapsulation,
+            datapath.bypass,
+            datapath.reason,
+            status.probe_key.is_some(),
+        )
+    };
+    let off = |reason: &str| (Encapsulation::Ebpf, Bypass::Off, Some(reason.to_owned()), true);
+    story.assignment.datapath.bypass = false;
+    assert_eq!(told(&story), off("Policy"));
+    story.assignment.policy = None;
+    assert_eq!(told(&story), off("NoPolicy"));
+    story.programs.as_mut().expect("they are there").loaded = Err("BPF is not permitted");
+    assert_eq!(
+        told(&story),
+        (
+            Encapsulation::Kernel,
+            Bypass::Off,
+            Some("NoPrograms".to_owned()),
+            false
+        )
+    );
+}
+
+#[test]
 fn a_device_that_cannot_be_opened_says_why_and_what_to_do() {
     let lanes = [Lane::Native, Lane::Tunnel(VXLAN)];
     let mut story = Story::new(RoutingMode::Tunnel, &lanes, &lanes);
@@ -215,6 +351,7 @@ fn a_lane_counts_as_used_while_the_kernel_still_sends_on_it() {
         assignment: Some(&story.assignment),
         generation: Some(7),
         unreadable: &story.unreadable,
+        programs: None,
     };
     let status = status(subject, Some(Ok(&outcome)), &RoutingNodeStatus::default(), &at(1));
     assert_eq!(status.sends_on, ["native", "vxlan:8472:1"]);
@@ -270,6 +407,7 @@ fn a_kernel_that_cannot_be_read_leaves_what_was_said_of_it() {
         assignment: Some(&story.assignment),
         generation: Some(8),
         unreadable: &story.unreadable,
+        programs: None,
     };
     let after = status(
         subject,

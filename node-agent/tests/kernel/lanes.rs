@@ -2,7 +2,7 @@
 
 use crate::netns::{Test, in_fresh, ip, ip_lines};
 use crate::story::{
-    OUTER, at, declared, encapsulated, failures, key, observe, on, pass, settle, underlay, via,
+    OUTER, SIX_GATEWAY, at, declared, encapsulated, failures, key, observe, on, pass, settle, underlay, via,
 };
 use podlane_agent::kernel::Kernel;
 use podlane_plan::diff::Operation;
@@ -16,6 +16,10 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("routes_are_what_ip_route_makes", routes_are_what_ip_route_makes),
     ("lanes_change_in_place", lanes_change_in_place),
+    (
+        "a_next_hop_within_the_pod_cidr_is_replaced_in_place",
+        a_next_hop_within_the_pod_cidr_is_replaced_in_place,
+    ),
     ("ipv6_is_carried_over_ipv6", ipv6_is_carried_over_ipv6),
     ("operations_can_be_repeated", operations_can_be_repeated),
     ("a_thousand_routes_go_in_batches", a_thousand_routes_go_in_batches),
@@ -65,7 +69,7 @@ fn routes_are_what_ip_route_makes() {
         ip("addr add 172.20.0.1/32 dev podlane_vxlan");
         ip("addr add fd20::1/128 dev podlane_vxlan nodad noprefixroute");
         ip("neigh add 172.20.2.1 lladdr 02:50:c0:a8:14:64 dev podlane_vxlan nud permanent");
-        ip("neigh add fd20:2::1 lladdr 02:50:c0:a8:14:64 dev podlane_vxlan nud permanent");
+        ip("neigh add fe80::50:c0ff:fea8:1464 lladdr 02:50:c0:a8:14:64 dev podlane_vxlan nud permanent");
         let encap = "encap ip id 1 src 192.168.10.100 dst 192.168.20.100 ttl 64";
         ip("route add 172.20.1.0/24 via 192.168.10.101 dev eth1 proto 172 metric 135");
         ip(&format!(
@@ -74,7 +78,7 @@ fn routes_are_what_ip_route_makes() {
         ip("route add unreachable 172.20.3.0/24 proto 172 metric 137");
         ip("route add unreachable 172.20.0.0/16 proto 172 metric 1000000");
         ip("-6 route add fd20:1::/64 via fd10::101 dev eth1 proto 172");
-        ip(&format!("-6 route add fd20:2::/64 {encap} via fd20:2::1 dev podlane_vxlan onlink src fd20::1 mtu 1450 proto 172"));
+        ip(&format!("-6 route add fd20:2::/64 {encap} via fe80::50:c0ff:fea8:1464 dev podlane_vxlan onlink src fd20::1 mtu 1450 proto 172"));
         ip("-6 route add unreachable fd20:3::/64 proto 172");
         ip("-6 route add unreachable fd20::/48 proto 172 metric 1000000");
         let by_hand = [ip_lines("-d route show proto 172"), ip_lines("-6 -d route show proto 172"), ip_lines("neigh show dev podlane_vxlan")];
@@ -95,7 +99,7 @@ fn lanes_change_in_place() {
     ];
     let six = [
         via("fd10::101"),
-        encapsulated(OUTER, "fd20:2::1", Some("fd20::1")),
+        encapsulated(OUTER, SIX_GATEWAY, Some("fd20::1")),
         Route::UNREACHABLE,
     ];
     for (destination, lanes) in [(key("172.20.2.0/24"), four), (key("fd20:2::/64"), six)] {
@@ -115,13 +119,45 @@ fn lanes_change_in_place() {
     }
 }
 
+/// Agents of the first version gave the peer's IPv6 router address as the inner next hop.
+fn a_next_hop_within_the_pod_cidr_is_replaced_in_place() {
+    underlay();
+    let mut kernel = Kernel::default();
+    let desired = declared();
+    let mut before = desired.clone();
+    let route = encapsulated(OUTER, "fd20:2::1", Some("fd20::1"));
+    before.routes.insert(key("fd20:2::/64"), route);
+    let mac = before
+        .neighbours
+        .remove(&on("podlane_vxlan", SIX_GATEWAY))
+        .expect("declared");
+    before.neighbours.insert(on("podlane_vxlan", "fd20:2::1"), mac);
+    settle(&mut kernel, &before);
+    let done: Vec<_> = pass(&mut kernel, &desired)
+        .into_iter()
+        .map(|(operation, result)| {
+            assert_eq!(result, Ok(()), "{operation}");
+            operation
+        })
+        .collect();
+    let [
+        Operation::SetNeighbour(..),
+        Operation::ReplaceRoute(..),
+        Operation::RemoveNeighbour(_),
+    ] = &done[..]
+    else {
+        panic!("{done:?}");
+    };
+    assert_eq!(observe(&mut kernel).observed.ours, desired);
+}
+
 fn ipv6_is_carried_over_ipv6() {
     underlay();
     let mut kernel = Kernel::default();
     let mut desired = declared();
     desired.routes.insert(
         key("fd20:2::/64"),
-        encapsulated(("fd10::100", "fd11::100"), "fd20:2::1", Some("fd20::1")),
+        encapsulated(("fd10::100", "fd11::100"), SIX_GATEWAY, Some("fd20::1")),
     );
     desired.routes.insert(
         key("172.20.2.0/24"),

@@ -7,6 +7,7 @@ mod netns;
 mod passes;
 mod reading;
 mod story;
+mod traffic;
 
 fn main() {
     netns::run(
@@ -16,7 +17,9 @@ fn main() {
             hands::TESTS,
             reading::TESTS,
             passes::TESTS,
+            traffic::TESTS,
         ]
         .concat(),
+        &traffic::GENEVE_TESTS,
     );
 }

@@ -7,29 +7,46 @@ use std::process::Command;
 /// A test and its name.
 pub(crate) type Test = (&'static str, fn());
 
+/// Tests that need something of the kernel which not every kernel has.
+pub(crate) struct Conditional {
+    /// What the kernel lacks, in a fresh network namespace.
+    pub(crate) lacking: fn() -> Option<String>,
+    pub(crate) tests: &'static [Test],
+}
+
 /// Runs the tests, each in a fresh network namespace on a thread of its own. Where namespaces cannot be made, all count as
-/// ignored.
-pub(crate) fn run(tests: &[Test]) -> ! {
+/// ignored; where the kernel lacks something, those that need it do.
+pub(crate) fn run(tests: &[Test], conditional: &Conditional) -> ! {
     let arguments = Arguments::from_args();
-    let impossible = in_fresh(|| ()).err();
-    if let Some(reason) = &impossible {
-        #[expect(clippy::print_stderr, reason = "a test that is left out has to be seen")]
-        {
-            eprintln!(
-                "\n*** {} tests on a real kernel are NOT RUN: {reason}. Run them as root.\n",
-                tests.len()
-            );
+    let (tell, told) = std::sync::mpsc::channel();
+    let lacking = conditional.lacking;
+    let impossible = in_fresh(move || tell.send(lacking()).expect("it is waited for")).err();
+    let lacking = if let Some(reason) = &impossible {
+        not_run(
+            tests.len() + conditional.tests.len(),
+            &format!("{reason}. Run them as root"),
+        );
+        impossible.clone()
+    } else {
+        let lacking = told.recv().expect("an answer");
+        if let Some(reason) = &lacking {
+            not_run(conditional.tests.len(), reason);
         }
-    }
-    let trials = tests
-        .iter()
-        .copied()
-        .map(|(name, test)| {
+        lacking
+    };
+    let mut trials = Vec::new();
+    for (tests, reason) in [(tests, impossible), (conditional.tests, lacking)] {
+        trials.extend(tests.iter().copied().map(|(name, test)| {
             Trial::test(name, move || in_fresh(test).map_err(Failed::from))
-                .with_ignored_flag(impossible.is_some())
-        })
-        .collect();
+                .with_ignored_flag(reason.is_some())
+        }));
+    }
     libtest_mimic::run(&arguments, trials).exit()
+}
+
+#[expect(clippy::print_stderr, reason = "a test that is left out has to be seen")]
+fn not_run(count: usize, reason: &str) {
+    eprintln!("\n*** {count} tests on a real kernel are NOT RUN: {reason}.\n");
 }
 
 /// Runs something in a fresh network namespace.

@@ -7,7 +7,7 @@ use podlane_agent::kernel::Kernel;
 use podlane_agent::pass::{Outcome, Pass};
 use podlane_agent::retries::Retries;
 use podlane_plan::desired::{Assignment, Note, Peer};
-use podlane_plan::lane::Lane;
+use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
 use std::collections::BTreeMap;
@@ -35,6 +35,10 @@ pub(crate) const TESTS: &[Test] = &[
         what_a_hand_did_is_undone_in_one_pass,
     ),
     ("clean_leaves_nothing_of_ours", clean_leaves_nothing_of_ours),
+    (
+        "with_programs_a_missing_geneve_driver_has_a_stand_in",
+        with_programs_a_missing_geneve_driver_has_a_stand_in,
+    ),
 ];
 
 fn policy(routing_mode: RoutingMode) -> Applied {
@@ -246,6 +250,49 @@ fn what_the_kernel_still_sends_on_is_said() {
         outcome.sends_on
     );
     assert!(ip("route show 172.20.1.0/24").contains("encap ip"));
+}
+
+fn with_programs_a_missing_geneve_driver_has_a_stand_in() {
+    let geneve = Tunnel {
+        protocol: TunnelProtocol::Geneve,
+        port: 6081,
+        vni: 1,
+    };
+    let lanes = [Lane::Native, Lane::Tunnel(geneve)];
+    let mut node = Node::new(RoutingMode::Tunnel, &lanes);
+    let policies = node.peers.values_mut().map(|peer| &mut peer.policy);
+    for policy in policies.chain([&mut node.assignment.policy]).flatten() {
+        policy.routing.tunnel = geneve;
+    }
+    node.kernel.learn_programs(true);
+    let outcome = node.pass();
+    let driver = node.kernel.capabilities().geneve_driver;
+    let has_driver = driver.expect("it was tried");
+    // One pass, whether the driver is there or not: the device is there, the lane open, and packets take it.
+    assert!(outcome.settled, "{:?}", outcome.unfinished);
+    assert_eq!(outcome.desired.receives_on, lanes.into());
+    assert_eq!(outcome.sends_on, [Lane::Tunnel(geneve)].into());
+    assert!(outcome.desired.notes.is_empty(), "{:?}", outcome.desired.notes);
+    let link = ip("-d link show podlane_geneve");
+    let kind = if has_driver { "geneve" } else { "vxlan" };
+    assert!(
+        link.contains(kind) && link.contains("external") && link.contains("dstport 6081"),
+        "{link}"
+    );
+    assert_eq!(node.pass().applied, 0);
+
+    // Without programs nothing leaves by what stands in, and status says why.
+    if !has_driver {
+        node.kernel.learn_programs(false);
+        let outcome = node.pass();
+        assert_eq!(outcome.desired.receives_on, [Lane::Native].into());
+        assert!(outcome.sends_on.is_empty(), "{:?}", outcome.sends_on);
+        let said: Vec<_> = outcome.desired.notes.iter().map(Note::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains("eBPF programs"), "{said:?}");
+        // Once they are back, packets take it again.
+        node.kernel.learn_programs(true);
+        assert_eq!(node.pass().sends_on, [Lane::Tunnel(geneve)].into());
+    }
 }
 
 fn what_a_hand_did_is_undone_in_one_pass() {

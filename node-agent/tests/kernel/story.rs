@@ -73,6 +73,9 @@ pub(crate) fn encapsulated(outer: (&str, &str), gateway: &str, source: Option<&s
     }
 }
 
+/// The inner next hop of IPv6: the peer's link-local address.
+pub(crate) const SIX_GATEWAY: &str = "fe80::50:c0ff:fea8:1464";
+
 pub(crate) const OUTER: (&str, &str) = ("192.168.10.100", "192.168.20.100");
 
 /// The story's k8s-ctr with every kind of route, both families.
@@ -83,7 +86,7 @@ pub(crate) fn declared() -> KernelState {
     KernelState {
         devices: [(device.to_owned(), Device::declared(&VXLAN, mac, 1450))].into(),
         addresses: [on(device, "172.20.0.1"), on(device, "fd20::1")].into(),
-        neighbours: [(on(device, "172.20.2.1"), peer), (on(device, "fd20:2::1"), peer)].into(),
+        neighbours: [(on(device, "172.20.2.1"), peer), (on(device, SIX_GATEWAY), peer)].into(),
         routes: [
             (key("172.20.1.0/24"), via("192.168.10.101")),
             (
@@ -94,7 +97,7 @@ pub(crate) fn declared() -> KernelState {
             (key("fd20:1::/64"), via("fd10::101")),
             (
                 key("fd20:2::/64"),
-                encapsulated(OUTER, "fd20:2::1", Some("fd20::1")),
+                encapsulated(OUTER, SIX_GATEWAY, Some("fd20::1")),
             ),
             (key("fd20:3::/64"), Route::UNREACHABLE),
             (

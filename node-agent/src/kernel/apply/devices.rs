@@ -17,7 +17,7 @@ impl Applier<'_> {
         device: &Device,
     ) -> Result<(), Failure> {
         self.links.remove(name);
-        let driver = device.protocol.driver();
+        let driver = device.driver();
         let mut result = self.tell(request::create_device(name, device));
         if refused_with(&result, Errno::EOPNOTSUPP) {
             let loaded = self.kernel.drivers.load(driver);
@@ -25,6 +25,7 @@ impl Applier<'_> {
                 result = self.tell(request::create_device(name, device));
             }
             if refused_with(&result, Errno::EOPNOTSUPP) {
+                self.kernel.learn_driver(driver, false);
                 let words = drivers::no_driver(driver, &loaded);
                 return Err(Failure {
                     errno: Some(Errno::EOPNOTSUPP),
@@ -32,7 +33,10 @@ impl Applier<'_> {
                 });
             }
         }
-        let Err(error) = result else { return Ok(()) };
+        let Err(error) = result else {
+            self.kernel.learn_driver(driver, true);
+            return Ok(());
+        };
         // The kernel's EEXIST, and GENEVE's EPERM, are about the name or about another device with the same port.
         match &error {
             TransportError::Refused(Refused {

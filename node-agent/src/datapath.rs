@@ -1,0 +1,353 @@
+//! The eBPF datapath as the agent keeps it: programs loaded as soon as that is possible, their maps as planned, probes sent and
+//! their answers taken in.
+
+use crate::metrics::{LaneFigures, PeerDrops};
+use podlane_datapath::{
+    Counters, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs, Reason, Synced,
+};
+use podlane_plan::datapath::{Datapath as Planned, Owner};
+use podlane_plan::desired::Desired;
+use podlane_plan::lane::Lane;
+use podlane_plan::probes::{Answer, Kind, Probe, ProbeKey, Prober, Proofs, Tally, Unsent};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, UdpSocket};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+/// How long after a failure programs are loaded again: what hinders them is seldom gone by itself.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// What the kernel's FIB says where nothing leads to an address (`BPF_FIB_LKUP_RET_NOT_FWDED`, include/uapi/linux/bpf.h).
+const NO_WAY: u32 = 4;
+
+/// The discard port (RFC 863), for packets that only make the kernel resolve a neighbour.
+const DISCARD: u16 = 9;
+
+/// The programs of this node, or why there are none.
+pub struct Datapath {
+    /// Where they are pinned; none: they are not to be loaded.
+    bpffs: Option<PathBuf>,
+    programs: Result<Programs, String>,
+    tried: Instant,
+    key: ProbeKey,
+    prober: Prober,
+    /// The moment from which the prober counts.
+    epoch: Instant,
+    dscp: u8,
+    /// The devices by which the planned next hops are reached.
+    devices: BTreeMap<IpAddr, Rc<str>>,
+    without: Proofs,
+}
+
+impl Datapath {
+    /// Loads the programs, or takes over what a predecessor left. `key` is what peers may know probes to this node by already.
+    pub fn open(bpffs: PathBuf, key: ProbeKey, now: Instant) -> Self {
+        let programs = open(&bpffs);
+        Self::of(Some(bpffs), programs, key, now)
+    }
+
+    /// Of a node that is to have no programs, for this reason: the kernel's drivers encapsulate.
+    pub fn without(why: &str, now: Instant) -> Self {
+        Self::of(None, Err(why.to_owned()), ProbeKey([0; 16]), now)
+    }
+
+    fn of(bpffs: Option<PathBuf>, programs: Result<Programs, String>, key: ProbeKey, now: Instant) -> Self {
+        Self {
+            bpffs,
+            programs,
+            tried: now,
+            key,
+            prober: Prober::new(rand::random()),
+            epoch: now,
+            dscp: 0,
+            devices: BTreeMap::new(),
+            without: Proofs::default(),
+        }
+    }
+
+    /// Tries again to load programs that could not be, now and then. Whether they are loaded.
+    pub fn is_loaded(&mut self, now: Instant) -> bool {
+        if let Some(bpffs) = &self.bpffs
+            && self.programs.is_err()
+            && now.saturating_duration_since(self.tried) >= AGAIN
+        {
+            self.programs = open(bpffs);
+            self.tried = now;
+        }
+        self.programs.is_ok()
+    }
+
+    /// Why programs are not loaded.
+    pub fn hindrance(&self) -> Option<&str> {
+        self.programs.as_ref().err().map(String::as_str)
+    }
+
+    /// The hash of the loaded programs.
+    pub fn hash(&self) -> Option<&str> {
+        self.programs.as_ref().ok().map(Programs::hash)
+    }
+
+    /// What peers need to probe this node; none: no program would answer.
+    pub fn key(&self) -> Option<ProbeKey> {
+        self.programs.as_ref().ok().map(|_| self.key)
+    }
+
+    /// Makes maps and attachments as planned. To be called before routes are changed.
+    pub fn sync(&mut self, planned: &Planned) -> Synced {
+        self.dscp = planned.dscp;
+        self.devices = devices(planned);
+        match &mut self.programs {
+            Ok(programs) => programs.sync(planned, Some(words(self.key))),
+            Err(_) => Synced::default(),
+        }
+    }
+
+    /// Which lanes are proved.
+    pub const fn proofs(&self) -> &Proofs {
+        match &self.programs {
+            Ok(_) => self.prober.proofs(),
+            Err(_) => &self.without,
+        }
+    }
+
+    /// What the probes come to.
+    pub fn tally(&self) -> Option<Tally> {
+        self.programs.as_ref().ok().map(|_| self.prober.tally())
+    }
+
+    /// Takes in which lanes are to be probed from now on.
+    pub fn aim(&mut self, own: &str, desired: &Desired, now: Instant) {
+        let targets = desired
+            .peers
+            .iter()
+            .map(|(name, peer)| (name.as_str(), peer.probed.as_slice()));
+        self.prober
+            .aim(own, targets, now.saturating_duration_since(self.epoch));
+    }
+
+    /// When [`Datapath::probe`] is to be called next; none: when it was aimed anew.
+    pub fn next_probe(&self) -> Option<Instant> {
+        self.programs.as_ref().ok()?;
+        self.prober.next_due().map(|due| self.epoch + due)
+    }
+
+    /// Takes in answers and sends what is due. Whether anything has become known that a plan goes by.
+    pub fn probe(&mut self, now: Instant) -> bool {
+        let Ok(programs) = &mut self.programs else {
+            return false;
+        };
+        let now = now.saturating_duration_since(self.epoch);
+        let waiting = self.prober.waiting_for(now);
+        match programs.probe_answers(&waiting) {
+            Ok(answers) => {
+                for answer in answers.iter().filter_map(taken) {
+                    self.prober.answered(&answer, now);
+                }
+            }
+            Err(why) => tracing::warn!(%why, "answers to probes cannot be read"),
+        }
+        let mut unresolved = BTreeSet::new();
+        for probe in self.prober.due(now) {
+            let Some(device) = self.devices.get(&probe.target.next_hop) else {
+                self.prober.unsent(probe.id, Unsent::Refused(NO_WAY));
+                continue;
+            };
+            if let Err(why) = programs.send_probe(&to_send(&probe, device, self.dscp)) {
+                tracing::debug!(peer = %probe.peer, lane = %probe.target.lane, %why, "a probe was not sent");
+                self.prober.unsent(probe.id, unsent(&why));
+                if let ProbeFailure::NoNeighbour(next_hop) = why {
+                    unresolved.insert(next_hop);
+                }
+            }
+        }
+        unresolved.iter().for_each(resolve);
+        let forgotten = self.prober.take_forgotten();
+        programs.forget_probes(&forgotten);
+        self.prober.take_news()
+    }
+
+    /// What the programs have counted; empty without programs.
+    pub fn counters(&mut self) -> Counters {
+        let Ok(programs) = &mut self.programs else {
+            return Counters::default();
+        };
+        programs.counters().unwrap_or_else(|why| {
+            tracing::warn!(%why, "the counters cannot be read");
+            Counters::default()
+        })
+    }
+}
+
+fn open(bpffs: &std::path::Path) -> Result<Programs, String> {
+    Programs::open(bpffs, &Options::default())
+        .inspect(|programs| tracing::info!(hash = programs.hash(), "the eBPF programs are loaded"))
+        .map_err(|why| {
+            let why = why.to_string();
+            tracing::warn!(%why, "no eBPF programs: the kernel's drivers encapsulate");
+            why
+        })
+}
+
+/// SipHash's key is two little-endian words (Aumasson and Bernstein, section 2.1).
+fn words(key: ProbeKey) -> [u64; 2] {
+    let word = |from: usize| {
+        let mut octets = [0; 8];
+        octets.copy_from_slice(&key.0[from..from + 8]);
+        u64::from_le_bytes(octets)
+    };
+    [word(0), word(8)]
+}
+
+/// The devices by which next hops are reached. Their names are few, and next hops may be thousands.
+fn devices(planned: &Planned) -> BTreeMap<IpAddr, Rc<str>> {
+    let mut names: BTreeSet<Rc<str>> = BTreeSet::new();
+    let mut name = |device: &str| {
+        if let Some(known) = names.get(device) {
+            return Rc::clone(known);
+        }
+        let new: Rc<str> = Rc::from(device);
+        names.insert(Rc::clone(&new));
+        new
+    };
+    let ways = planned.peers.values().filter_map(|peer| peer.way.as_ref());
+    let ways = ways.map(|way| (way.next_hop, way.device.as_str()));
+    let native = planned.networks.values().filter_map(|owner| match owner {
+        Owner::Peer { native, .. } => native.as_ref().map(|lane| (lane.next_hop, lane.device.as_str())),
+        Owner::Local { .. } | Owner::Unassigned => None,
+    });
+    ways.chain(native)
+        .map(|(next_hop, device)| (next_hop, name(device)))
+        .collect()
+}
+
+fn to_send(probe: &Probe, device: &str, dscp: u8) -> ProbeToSend {
+    let target = &probe.target;
+    let over = match (target.lane, target.outer) {
+        (Lane::Tunnel(tunnel), Some((source, destination))) => Over::Tunnel {
+            tunnel,
+            source,
+            destination,
+            dscp,
+        },
+        _ => Over::Native,
+    };
+    ProbeToSend {
+        number: probe.id,
+        over,
+        source: target.source,
+        destination: target.destination,
+        device: device.to_owned(),
+        next_hop: target.next_hop,
+        length: u16::try_from(probe.length()).unwrap_or(u16::MAX),
+        short_reply: probe.kind == Kind::There,
+        key: words(target.key),
+    }
+}
+
+fn unsent(why: &ProbeFailure) -> Unsent {
+    match why {
+        ProbeFailure::NoNeighbour(_) => Unsent::NoNeighbour,
+        ProbeFailure::NoWay { code, .. } => Unsent::Refused(*code),
+        ProbeFailure::NotSent(_) | ProbeFailure::Impossible(_) | ProbeFailure::Refused(_) => {
+            Unsent::Refused(255)
+        }
+    }
+}
+
+fn taken(answer: &ProbeAnswer) -> Option<Answer> {
+    Some(Answer {
+        id: answer.number,
+        round_trip: answer.round_trip,
+        length: answer.length,
+        lane: match answer.over? {
+            LaneName::Tunnel(tunnel) => Lane::Tunnel(tunnel),
+            LaneName::Native => Lane::Native,
+            LaneName::None => return None,
+        },
+    })
+}
+
+/// Has the kernel look for a neighbour's link-layer address: any packet to it does.
+fn resolve(next_hop: &IpAddr) {
+    let any: IpAddr = if next_hop.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0_u16; 8].into()
+    };
+    // Whether it was sent makes no difference: the probes tell.
+    let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[], (*next_hop, DISCARD)));
+}
+
+/// Counters as metrics have them.
+pub fn figures(counters: &Counters) -> (Vec<LaneFigures>, Vec<PeerDrops>) {
+    let lanes = counters
+        .lanes
+        .iter()
+        .map(|(name, count)| LaneFigures {
+            lane: lane_text(*name),
+            sent: [count.sent_packets, count.sent_bypassing],
+            received: [count.received_packets, count.received_bypassing],
+            bytes: [count.sent_bytes, count.received_bytes],
+            dropped: reasons(&count.dropped),
+        })
+        .collect();
+    let peers = counters
+        .peers
+        .iter()
+        .filter(|(_, count)| !count.dropped.is_empty())
+        .map(|(peer, count)| PeerDrops {
+            peer: peer.clone(),
+            dropped: reasons(&count.dropped),
+        })
+        .collect();
+    (lanes, peers)
+}
+
+/// A lane as status and metrics name it.
+pub fn lane_text(name: LaneName) -> String {
+    match name {
+        LaneName::Tunnel(tunnel) => Lane::Tunnel(tunnel).to_string(),
+        LaneName::Native => Lane::Native.to_string(),
+        LaneName::None => "none".to_owned(),
+    }
+}
+
+fn reasons(dropped: &BTreeMap<Reason, u64>) -> Vec<(&'static str, u64)> {
+    dropped
+        .iter()
+        .map(|(reason, count)| (reason_text(*reason), *count))
+        .collect()
+}
+
+/// A reason in a word, as status and metrics have it.
+pub const fn reason_text(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoPeer => "NoPeer",
+        Reason::ForgedOuter => "ForgedOuter",
+        Reason::WrongVni => "WrongVNI",
+        Reason::BadHeader => "BadHeader",
+        Reason::ForgedInner => "ForgedInner",
+        Reason::NotHere => "NotHere",
+        Reason::Malformed => "Malformed",
+        Reason::PlainPodSource => "PlainPodSource",
+        Reason::WrongLinkAddress => "WrongLinkAddress",
+        Reason::PodSource => "PodSource",
+        Reason::TunnelPort => "TunnelPort",
+        Reason::EcnInvalid => "ECNInvalid",
+        Reason::NoRoom => "NoRoom",
+        Reason::Probe => "Probe",
+        Reason::NoWay => "NoWay",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_two_little_endian_words() {
+        let key = ProbeKey([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
+        assert_eq!(words(key), [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]);
+    }
+}
