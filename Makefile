@@ -1,7 +1,7 @@
 # What a person types here. `make demo` needs root, and Rust and Go on the machine; it installs and builds what else it
 # needs, once.
 
-.PHONY: help deps build crds control-plane demo lab lab-down test bench
+.PHONY: help deps build crds control-plane demo lab lab-down test bench bench-datapath proof
 
 # PODLANE_BIN_DIR would make the lab take other programs than those that are built here.
 lab := env -u PODLANE_BIN_DIR ./target/debug/podlane-lab
@@ -11,13 +11,16 @@ help:
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
 	@echo 'make test      everything, from format to end-to-end scenarios'
+	@echo 'make proof     ten million numbered packets over changing lanes, agents killed and paused: about 15 minutes'
 	@echo 'make bench     the figures'
+	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
 	@echo 'make crds      write crds/yaml out of the types'
 	@echo 'make deps      install what is missing of the tools (apt-get)'
 
 deps:
 	@./.ci/install-dependencies
+	@./.ci/bpf-toolchain
 
 control-plane: deps
 	@./e2e/control-plane/build >/dev/null
@@ -43,5 +46,14 @@ lab-down:
 test:
 	@./.ci/test
 
+# What `make test` does with a million packets.
+proof: deps build
+	@PODLANE_PROOF_PACKETS=10000000 cargo test --locked -p podlane-e2e --test changes
+
 bench:
 	@./.ci/bench
+
+# BENCH="--quick --only cilium" and the like, for less than all of it: the document is then left as it is.
+bench-datapath: deps
+	@cargo run --locked --quiet --release -p podlane-datapath-bench -- run $(BENCH)
+	@$(if $(BENCH),,cargo run --locked --quiet --release -p podlane-datapath-bench -- render)
