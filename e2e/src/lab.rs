@@ -3,7 +3,7 @@
 mod outside;
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use nix::mount::{MsFlags, mount};
 
 use self::outside::check_name;
 pub use self::outside::{down, down_command, down_orphans};
@@ -234,20 +235,61 @@ impl Lab {
 
     /// Starts the agent of a node, in the node's namespace.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        let bpffs = self.bpffs(node)?.join("podlane").display().to_string();
+        self.start_agent_with(node, &["--bpffs", &bpffs])
+    }
+
+    /// The same with arguments of one's own.
+    pub fn start_agent_with(&mut self, node: &str, more: &[&str]) -> Result<()> {
         let kubeconfig = self
             .control_plane()?
             .kubeconfig_for(&Identity::Agent(node.to_owned()))?;
-        let arguments = vec![
+        let mut arguments = vec![
             programs::own("podlane-agent")?.display().to_string(),
             "--kubeconfig".to_owned(),
             kubeconfig.display().to_string(),
             "--node-name".to_owned(),
             node.to_owned(),
         ];
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         let program = podlane_program(&format!("agent-{node}"), arguments).within(&self.namespace(node));
         let agent = Process::start(program, &self.ledger)?;
         self.agents.insert(node.to_owned(), agent);
         Ok(())
+    }
+
+    /// Runs `podlane-agent clean` on a node.
+    pub fn clean_agent(&self, node: &str) -> Result<()> {
+        let output = self
+            .namespace(node)
+            .command(&programs::own("podlane-agent")?.display().to_string())
+            .arg("clean")
+            .arg("--bpffs")
+            .arg(self.bpffs(node)?.join("podlane"))
+            .output()
+            .context("cannot run podlane-agent clean")?;
+        if !output.status.success() {
+            bail!("podlane-agent clean: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
+    /// Where a node's BPF file system is mounted: its own, as on a machine of its own, and mounted by the first who asks. It goes with
+    /// the lab's directory.
+    pub fn bpffs(&self, node: &str) -> Result<PathBuf> {
+        let place = self.directory().join("bpf").join(node);
+        if !place.exists() {
+            fs::create_dir_all(&place).with_context(|| format!("cannot make {}", place.display()))?;
+            mount(
+                Some("bpf"),
+                &place,
+                Some("bpf"),
+                MsFlags::empty(),
+                Some("mode=0700"),
+            )
+            .with_context(|| format!("cannot mount a BPF file system at {}", place.display()))?;
+        }
+        Ok(place)
     }
 
     /// Adds a pod to a node that is up.

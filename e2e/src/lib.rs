@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod kubectl;
 pub mod lab;
 pub mod ledger;
+pub mod metrics;
 pub mod netns;
 pub mod network;
 pub mod probe;

@@ -32,6 +32,11 @@ pub fn vxlan() -> Value {
     json!({"routingMode": "tunnel", "tunnel": {"protocol": "vxlan"}})
 }
 
+/// tunnel, GENEVE.
+pub fn geneve() -> Value {
+    json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve"}})
+}
+
 /// native on the link, VXLAN across the router.
 pub fn native_and_vxlan() -> Value {
     json!({"routingMode": "native", "offLinkPeers": "tunnel", "tunnel": {"protocol": "vxlan"}})

@@ -4,6 +4,7 @@
 //! a gap; the receiver is told in the end how many there were, and says which of them never came.
 
 mod numbers;
+mod tcp;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use numbers::{Numbers, Range};
+pub use tcp::{Connection, ConnectionReport};
 pub use wire::{receive, send};
 
 use crate::capture::unused_name;

@@ -22,6 +22,7 @@ fn main() -> ExitCode {
                 refused,
             ),
             Scenario::new("values at their bounds are taken, and defaults filled in", taken),
+            Scenario::new("an agent's answer has bounds", bounded),
             Scenario::new("kubectl explain tells what the fields mean", explained),
             Scenario::new(
                 "an agent's identity writes its status and nothing else",
@@ -75,6 +76,10 @@ fn refused(context: &mut Context) -> Result<()> {
             json!({"routingMode": "native", "datapath": {"bypass": "Always"}}),
             "spec.datapath.bypass",
         ),
+        (json!({"routingMode": "native", "datapath": {"dscp": 64}}), "spec.datapath.dscp"),
+        (json!({"routingMode": "native", "datapath": {"dscp": -1}}), "spec.datapath.dscp"),
+        (json!({"routingMode": "native", "datapath": {"dscp": "46"}}), "spec.datapath.dscp"),
+        (json!({"routingMode": "native", "datapath": {"lease": 1}}), "spec.datapath.lease"),
         (
             json!({"routingMode": "native",
                 "nodeSelector": {"matchExpressions": [{"key": "zone", "operator": "Near", "values": ["a"]}]}}),
@@ -106,6 +111,8 @@ fn taken(context: &mut Context) -> Result<()> {
         json!({"routingMode": "tunnel", "mtu": 1280, "nativeRoutingCIDRs": ["172.20.0.0/16", "fd00:20::/48"]}),
         json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve", "port": 65535, "vni": 16_777_215}}),
         json!({"routingMode": "tunnel", "tunnel": {"port": 1, "vni": 0}}),
+        json!({"routingMode": "tunnel", "datapath": {"dscp": 63}}),
+        json!({"routingMode": "tunnel", "datapath": {"bypass": "Off", "dscp": 0}}),
         json!({"routingMode": "native", "nodeSelector": {"matchLabels": {"zone": "a"}}, "priority": -3}),
     ] {
         kubectl
@@ -118,7 +125,53 @@ fn taken(context: &mut Context) -> Result<()> {
             stored["spec"]["autoDirectNodeRoutes"] == true,
             "no default: {stored}"
         );
+        if let Some(datapath) = stored["spec"].get("datapath") {
+            ensure!(datapath["bypass"].is_string() && datapath["dscp"].is_u64(), "no default: {stored}");
+        }
     }
+    Ok(())
+}
+
+/// What an agent answers has bounds too: a status is read by every other part.
+fn bounded(context: &mut Context) -> Result<()> {
+    let kubectl = context.lab()?.kubectl()?;
+    let object = json!({"apiVersion": "podlane.io/v1alpha1", "kind": "RoutingNode", "metadata": {"name": "bounded"}, "spec": {}});
+    kubectl.create(&object.to_string())?;
+    let patch = |status: &Value| {
+        let patch = json!({"status": status}).to_string();
+        let words = ["patch", "routingnode", "bounded", "--subresource=status", "--type=merge", "-p"];
+        kubectl.run(&[words.as_slice(), &[patch.as_str()]].concat())
+    };
+    let dropped = |count: usize, packets: i64| {
+        let one = json!({"lane": "vxlan:8472:1", "reason": "NoPeer", "packets": packets});
+        json!({"dropped": vec![one; count]})
+    };
+    for (status, field) in [
+        (json!({"probeKey": "0".repeat(31)}), "status.probeKey"),
+        (json!({"probeKey": "0".repeat(33)}), "status.probeKey"),
+        (json!({"probeKey": "G".repeat(32)}), "status.probeKey"),
+        (json!({"datapath": {"encapsulation": "XDP", "bypass": "On"}}), "status.datapath.encapsulation"),
+        (json!({"datapath": {"encapsulation": "eBPF", "bypass": "Auto"}}), "status.datapath.bypass"),
+        (json!({"datapath": {"bypass": "On"}}), "status.datapath.encapsulation"),
+        (json!({"probes": {"worstLossPercent": 101}}), "status.probes.worstLossPercent"),
+        (json!({"probes": {"silent": -1}}), "status.probes.silent"),
+        (dropped(1, -1), "status.dropped[0].packets"),
+        (dropped(65, 1), "status.dropped"),
+    ] {
+        match patch(&status) {
+            Ok(_) => bail!("taken: {status}"),
+            Err(error) => {
+                let words = format!("{error:#}");
+                ensure!(words.contains(field), "refused, but without the name {field}: {words}");
+            }
+        }
+    }
+    let mut good = dropped(64, i64::MAX);
+    good["probeKey"] = "0123456789abcdef0123456789abcdef".into();
+    good["datapath"] = json!({"encapsulation": "eBPF", "bypass": "Off", "reason": "Policy", "message": "m", "programs": "h"});
+    good["probes"] = json!({"probed": 2, "answering": 2, "worstRoundTripMicroseconds": 310, "worstLossPercent": 100});
+    patch(&good).context("values at their bounds")?;
+    kubectl.run(&["delete", "routingnode", "bounded"])?;
     Ok(())
 }
 
@@ -131,6 +184,8 @@ fn explained(context: &mut Context) -> Result<()> {
             "8472 for vxlan, 6081 for geneve",
         ),
         ("routingpolicy.spec.mtu", "in bytes"),
+        ("routingpolicy.spec.datapath.dscp", "outer headers"),
+        ("routingnode.status.probes.silent", "no probe is answered"),
         ("routingnode.status.peers.reason", "not reached as declared"),
         ("peerslice.spec.peers.receivesOn", "lanes on which it receives"),
     ] {
