@@ -76,10 +76,22 @@ fn refused(context: &mut Context) -> Result<()> {
             json!({"routingMode": "native", "datapath": {"bypass": "Always"}}),
             "spec.datapath.bypass",
         ),
-        (json!({"routingMode": "native", "datapath": {"dscp": 64}}), "spec.datapath.dscp"),
-        (json!({"routingMode": "native", "datapath": {"dscp": -1}}), "spec.datapath.dscp"),
-        (json!({"routingMode": "native", "datapath": {"dscp": "46"}}), "spec.datapath.dscp"),
-        (json!({"routingMode": "native", "datapath": {"lease": 1}}), "spec.datapath.lease"),
+        (
+            json!({"routingMode": "native", "datapath": {"dscp": 64}}),
+            "spec.datapath.dscp",
+        ),
+        (
+            json!({"routingMode": "native", "datapath": {"dscp": -1}}),
+            "spec.datapath.dscp",
+        ),
+        (
+            json!({"routingMode": "native", "datapath": {"dscp": "46"}}),
+            "spec.datapath.dscp",
+        ),
+        (
+            json!({"routingMode": "native", "datapath": {"lease": 1}}),
+            "spec.datapath.lease",
+        ),
         (
             json!({"routingMode": "native",
                 "nodeSelector": {"matchExpressions": [{"key": "zone", "operator": "Near", "values": ["a"]}]}}),
@@ -126,7 +138,10 @@ fn taken(context: &mut Context) -> Result<()> {
             "no default: {stored}"
         );
         if let Some(datapath) = stored["spec"].get("datapath") {
-            ensure!(datapath["bypass"].is_string() && datapath["dscp"].is_u64(), "no default: {stored}");
+            ensure!(
+                datapath["bypass"].is_string() && datapath["dscp"].is_u64(),
+                "no default: {stored}"
+            );
         }
     }
     Ok(())
@@ -139,7 +154,14 @@ fn bounded(context: &mut Context) -> Result<()> {
     kubectl.create(&object.to_string())?;
     let patch = |status: &Value| {
         let patch = json!({"status": status}).to_string();
-        let words = ["patch", "routingnode", "bounded", "--subresource=status", "--type=merge", "-p"];
+        let words = [
+            "patch",
+            "routingnode",
+            "bounded",
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+        ];
         kubectl.run(&[words.as_slice(), &[patch.as_str()]].concat())
     };
     let dropped = |count: usize, packets: i64| {
@@ -150,10 +172,22 @@ fn bounded(context: &mut Context) -> Result<()> {
         (json!({"probeKey": "0".repeat(31)}), "status.probeKey"),
         (json!({"probeKey": "0".repeat(33)}), "status.probeKey"),
         (json!({"probeKey": "G".repeat(32)}), "status.probeKey"),
-        (json!({"datapath": {"encapsulation": "XDP", "bypass": "On"}}), "status.datapath.encapsulation"),
-        (json!({"datapath": {"encapsulation": "eBPF", "bypass": "Auto"}}), "status.datapath.bypass"),
-        (json!({"datapath": {"bypass": "On"}}), "status.datapath.encapsulation"),
-        (json!({"probes": {"worstLossPercent": 101}}), "status.probes.worstLossPercent"),
+        (
+            json!({"datapath": {"encapsulation": "XDP", "bypass": "On"}}),
+            "status.datapath.encapsulation",
+        ),
+        (
+            json!({"datapath": {"encapsulation": "eBPF", "bypass": "Auto"}}),
+            "status.datapath.bypass",
+        ),
+        (
+            json!({"datapath": {"bypass": "On"}}),
+            "status.datapath.encapsulation",
+        ),
+        (
+            json!({"probes": {"worstLossPercent": 101}}),
+            "status.probes.worstLossPercent",
+        ),
         (json!({"probes": {"silent": -1}}), "status.probes.silent"),
         (dropped(1, -1), "status.dropped[0].packets"),
         (dropped(65, 1), "status.dropped"),
@@ -162,14 +196,18 @@ fn bounded(context: &mut Context) -> Result<()> {
             Ok(_) => bail!("taken: {status}"),
             Err(error) => {
                 let words = format!("{error:#}");
-                ensure!(words.contains(field), "refused, but without the name {field}: {words}");
+                ensure!(
+                    words.contains(field),
+                    "refused, but without the name {field}: {words}"
+                );
             }
         }
     }
     let mut good = dropped(64, i64::MAX);
     good["probeKey"] = "0123456789abcdef0123456789abcdef".into();
     good["datapath"] = json!({"encapsulation": "eBPF", "bypass": "Off", "reason": "Policy", "message": "m", "programs": "h"});
-    good["probes"] = json!({"probed": 2, "answering": 2, "worstRoundTripMicroseconds": 310, "worstLossPercent": 100});
+    good["probes"] =
+        json!({"probed": 2, "answering": 2, "worstRoundTripMicroseconds": 310, "worstLossPercent": 100});
     patch(&good).context("values at their bounds")?;
     kubectl.run(&["delete", "routingnode", "bounded"])?;
     Ok(())

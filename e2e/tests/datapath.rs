@@ -34,7 +34,10 @@ fn main() -> ExitCode {
             )
             .needs(&["nft"]),
             Scenario::new("a Service's answers are translated back", service).needs(&["nft"]),
-            Scenario::new("without programs the kernel's driver carries on", without_programs),
+            Scenario::new(
+                "without programs the kernel's driver carries on",
+                without_programs,
+            ),
             Scenario::new("a lane carries traffic only once it is proved", unproved).needs(&["nft"]),
             Scenario::new(
                 "a lane that stops answering is said within 3 seconds, with what is likely wrong",
@@ -78,7 +81,10 @@ fn programs(context: &mut Context) -> Result<()> {
         ensure_all_answer(lab)?;
         let seen = router.stop()?;
         let after = sent(lab, "k8s-ctr", lane)?;
-        ensure!(after >= before + 8.0, "programs sent {before}, then {after} packets by {lane}");
+        ensure!(
+            after >= before + 8.0,
+            "programs sent {before}, then {after} packets by {lane}"
+        );
         let port = if lane == "vxlan" { 8472 } else { 6081 };
         let wrapped = seen.count(&format!("udp dst port {port} and host 192.168.20.100"))?;
         ensure!(wrapped >= 16, "the router saw {wrapped} packets of {lane}");
@@ -184,7 +190,10 @@ fn firewall(context: &mut Context) -> Result<()> {
             let capture = Capture::start(lab, to, "eth0", "udp")?;
             sleep(Duration::from_millis(300));
             let through = capture.stop()?.count("")?;
-            ensure!(through > 100, "only {through} packets after the rule of {node} was gone");
+            ensure!(
+                through > 100,
+                "only {through} packets after the rule of {node} was gone"
+            );
             stream.finish()?;
         }
     }
@@ -242,19 +251,25 @@ fn without_programs(context: &mut Context) -> Result<()> {
     let elsewhere = lab.directory().join("no-bpffs");
     std::fs::create_dir_all(&elsewhere)?;
     lab.start_agent_with("k8s-w0", &["--bpffs", &elsewhere.display().to_string()])?;
-    let result = wait_until("k8s-w0 to say that the kernel encapsulates", SETTLED_WITHIN, || {
-        let node = lab.kubectl()?.get(&["routingnode", "k8s-w0"])?;
-        let datapath = &node["status"]["datapath"];
-        ensure!(
-            datapath["encapsulation"] == "Kernel" && datapath["bypass"] == "Off",
-            "status says {datapath}"
-        );
-        ensure!(
-            datapath["message"].as_str().is_some_and(|why| why.contains("BPF")),
-            "no reason: {datapath}"
-        );
-        Ok(())
-    })
+    let result = wait_until(
+        "k8s-w0 to say that the kernel encapsulates",
+        SETTLED_WITHIN,
+        || {
+            let node = lab.kubectl()?.get(&["routingnode", "k8s-w0"])?;
+            let datapath = &node["status"]["datapath"];
+            ensure!(
+                datapath["encapsulation"] == "Kernel" && datapath["bypass"] == "Off",
+                "status says {datapath}"
+            );
+            ensure!(
+                datapath["message"]
+                    .as_str()
+                    .is_some_and(|why| why.contains("BPF")),
+                "no reason: {datapath}"
+            );
+            Ok(())
+        },
+    )
     .and_then(|()| wait_until_ready(lab))
     .and_then(|()| ensure_all_answer(lab));
     lab.agent("k8s-w0")?.kill()?;
@@ -281,14 +296,18 @@ fn unproved(context: &mut Context) -> Result<()> {
     let stream = Stream::start(lab, "pod-ctr-1", "pod-w0-1", 1000)?;
     let table = Table::add(lab, "router", &filter(6081))?;
     apply(lab, &geneve())?;
-    let message = wait_until("k8s-ctr to say that geneve is not proved", SETTLED_WITHIN, || {
-        let (status, reason, message) = condition(lab, "routingnode", "k8s-ctr", "Ready")?;
-        ensure!(
-            status == "False" && reason == "LaneNotProved",
-            "it is {status}, {reason}: {message}"
-        );
-        Ok(message)
-    })?;
+    let message = wait_until(
+        "k8s-ctr to say that geneve does not answer",
+        SETTLED_WITHIN,
+        || {
+            let (status, reason, message) = condition(lab, "routingnode", "k8s-ctr", "Ready")?;
+            ensure!(
+                status == "False" && reason == "LaneSilent",
+                "it is {status}, {reason}: {message}"
+            );
+            Ok(message)
+        },
+    )?;
     ensure!(
         message.contains("6081") && message.contains("k8s-w0"),
         "no advice: {message}"
@@ -328,7 +347,10 @@ fn too_small(context: &mut Context) -> Result<()> {
     let told = wait_for_condition(lab, "routingnode", "k8s-ctr", "Ready", "False", "LaneTooSmall");
     router.ip(&["link", "set", "eth2", "mtu", "1500"])?;
     let message = told?;
-    ensure!(message.contains("mtu") || message.contains("MTU"), "no advice: {message}");
+    ensure!(
+        message.contains("mtu") || message.contains("MTU"),
+        "no advice: {message}"
+    );
     wait_until_ready(lab)
 }
 
@@ -337,7 +359,11 @@ fn clean(context: &mut Context) -> Result<()> {
     ready(lab, &vxlan())?;
     let node = lab.namespace("k8s-w1");
     let foreign = ["qdisc", "add", "dev", "eth0", "clsact"];
-    let output = node.command("tc").args(foreign).output().context("cannot run tc")?;
+    let output = node
+        .command("tc")
+        .args(foreign)
+        .output()
+        .context("cannot run tc")?;
     ensure!(
         output.status.success(),
         "{}",
@@ -348,12 +374,20 @@ fn clean(context: &mut Context) -> Result<()> {
     let pins = lab.bpffs("k8s-w1")?.join("podlane");
     let left: Vec<_> = std::fs::read_dir(&pins).into_iter().flatten().flatten().collect();
     let links = node.ip(&["-br", "link"])?;
-    let qdiscs = node.command("tc").args(["qdisc", "show", "dev", "eth0"]).output()?;
+    let qdiscs = node
+        .command("tc")
+        .args(["qdisc", "show", "dev", "eth0"])
+        .output()?;
     let qdiscs = String::from_utf8_lossy(&qdiscs.stdout).into_owned();
     lab.start_agent("k8s-w1")?;
-    node.command("tc").args(["qdisc", "del", "dev", "eth0", "clsact"]).output()?;
+    node.command("tc")
+        .args(["qdisc", "del", "dev", "eth0", "clsact"])
+        .output()?;
     ensure!(left.is_empty(), "pins are left: {left:?}");
     ensure!(!links.contains("podlane_"), "{links}");
-    ensure!(qdiscs.contains("clsact"), "somebody else's qdisc is gone: {qdiscs}");
+    ensure!(
+        qdiscs.contains("clsact"),
+        "somebody else's qdisc is gone: {qdiscs}"
+    );
     wait_for_condition(lab, "routingpolicy", POLICY, "Ready", "True", "AsDeclared").map(drop)
 }

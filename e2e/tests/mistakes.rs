@@ -42,7 +42,7 @@ fn main() -> ExitCode {
                 foreign_socket,
             ),
             Scenario::new(
-                "a kernel without the protocol's driver says so and stays on its lane",
+                "a kernel without the protocol's driver needs programs for it, and says so where there are none",
                 no_driver,
             ),
             Scenario::new(
@@ -346,39 +346,55 @@ fn foreign_socket(context: &mut Context) -> Result<()> {
     ensure_all_answer(lab)
 }
 
+/// A kernel without the driver: the programs do without it, and an agent that has no programs says what is missing.
 fn no_driver(context: &mut Context) -> Result<()> {
     let lab = ready_lab(context)?;
     let node = lab.namespace("k8s-ctr");
     let driver = node
         .ip(&["link", "add", "probe0", "type", "geneve", "external"])
         .is_ok();
-    let stream = Stream::start(lab, "pod-ctr-1", "pod-w0-1", 500)?;
-    apply(
-        lab,
-        &json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve"}}),
-    )?;
     if driver {
         node.ip(&["link", "del", "probe0"])?;
-        wait_until_ready(lab)?;
-    } else {
-        let message = wait_for_condition(lab, "routingnode", "k8s-ctr", "Ready", "False", "NoDevice")?;
-        ensure!(
-            message.contains("geneve") && message.contains("driver"),
-            "{message}"
-        );
-        let modules = std::fs::exists("/proc/modules")?;
-        ensure!(message.contains("modprobe geneve") == modules, "{message}");
-        wait_for_condition(lab, "routingpolicy", POLICY, "Ready", "False", "NoDevice")?;
-        ensure!(
-            way(lab, "k8s-ctr", "172.20.2.0/24")? == "encap 192.168.20.100",
-            "the lane in use was left"
-        );
     }
+    let geneve = json!({"routingMode": "tunnel", "tunnel": {"protocol": "geneve"}});
+    let stream = Stream::start(lab, "pod-ctr-1", "pod-w0-1", 500)?;
+    apply(lab, &geneve)?;
+    wait_until_ready(lab)?;
     apply(lab, &vxlan())?;
     wait_until_ready(lab)?;
     let report = stream.finish()?;
     ensure!(report.lost == 0 && report.duplicated == 0, "{report:?}");
-    Ok(())
+    if driver {
+        return Ok(());
+    }
+
+    lab.agent("k8s-ctr")?.kill()?;
+    lab.clean_agent("k8s-ctr")?;
+    let elsewhere = lab.directory().join("no-bpffs");
+    std::fs::create_dir_all(&elsewhere)?;
+    lab.start_agent_with("k8s-ctr", &["--bpffs", &elsewhere.display().to_string()])?;
+    wait_until_ready(lab)?;
+    let stream = Stream::start(lab, "pod-ctr-1", "pod-w0-1", 500)?;
+    apply(lab, &geneve)?;
+    let message = wait_for_condition(lab, "routingnode", "k8s-ctr", "Ready", "False", "NoDevice")?;
+    ensure!(
+        message.contains("geneve") && message.contains("driver"),
+        "{message}"
+    );
+    let modules = std::fs::exists("/proc/modules")?;
+    ensure!(message.contains("modprobe geneve") == modules, "{message}");
+    wait_for_condition(lab, "routingpolicy", POLICY, "Ready", "False", "NoDevice")?;
+    ensure!(
+        way(lab, "k8s-ctr", "172.20.2.0/24")? == "encap 192.168.20.100",
+        "the lane in use was left"
+    );
+    apply(lab, &vxlan())?;
+    wait_until_ready(lab)?;
+    let report = stream.finish()?;
+    ensure!(report.lost == 0 && report.duplicated == 0, "{report:?}");
+    lab.agent("k8s-ctr")?.kill()?;
+    lab.start_agent("k8s-ctr")?;
+    wait_until_ready(lab)
 }
 
 /// Lets the API server take anything as an object's spec, as an older or a broken definition would.

@@ -36,7 +36,7 @@ pub struct Connection {
 pub struct ConnectionReport {
     /// Octets written, all of which arrived in order.
     pub octets: u64,
-    /// Segments that the sender's kernel sent again, up to the end.
+    /// Lost segments that the sender's kernel sent again, up to the end.
     pub retransmitted: u64,
 }
 
@@ -73,7 +73,8 @@ impl Connection {
         })
     }
 
-    /// Segments that the sender's kernel has sent again so far.
+    /// Segments that the sender's kernel has sent again so far, and were lost: those of which the receiver said that it had them
+    /// already (D-SACK, RFC 2883) are left out. On a busy machine an answer that is late makes a sender repeat what has arrived.
     pub fn retransmitted(&self) -> Result<u64> {
         let filter = format!("sport = :{}", self.local.port());
         let output = self
@@ -88,11 +89,12 @@ impl Connection {
             "ss does not know the connection {}: {text}",
             self.name
         );
-        // `retrans:NOW/TOTAL` is there only where there was any.
-        let total = text
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("retrans:")?.split_once('/')?.1.parse().ok());
-        Ok(total.unwrap_or(0))
+        // Both are there only where there was any: `retrans:NOW/TOTAL`, `dsack_dups:TOTAL`.
+        let words = || text.split_whitespace();
+        let total: Option<u64> =
+            words().find_map(|word| word.strip_prefix("retrans:")?.split_once('/')?.1.parse().ok());
+        let needless: Option<u64> = words().find_map(|word| word.strip_prefix("dsack_dups:")?.parse().ok());
+        Ok(total.unwrap_or(0).saturating_sub(needless.unwrap_or(0)))
     }
 
     /// Stops writing, and waits until the far end has read all.
