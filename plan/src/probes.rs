@@ -84,8 +84,8 @@ pub enum Kind {
     Full,
 }
 
-/// Bytes of a small probe's IP packet, and of an answer that was asked to be short: an IPv6 header and the probe, and room for both
-/// families to have one length. (RFC 791 has 576 for what every host takes, so it fits every lane.)
+/// Bytes of a small probe's IP packet: an IPv6 header and the probe, on IPv4 with padding to the same length. An answer to it is as long; one that was
+/// asked to be short is without padding (IPv4: 44). (RFC 791 has 576 for what every host takes, so it fits every lane.)
 pub const SMALL: u32 = 64;
 
 /// A probe that is to be sent.

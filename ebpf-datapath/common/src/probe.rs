@@ -4,7 +4,8 @@
 //! receiver's key, which the cluster's agents know; the answer bears one under the same key, with the number that the prober drew for
 //! the request.
 
-/// The form of a probe, behind the IP header. All numbers big-endian. What follows, up to the packet's length, is padding.
+/// The form of a probe, behind the IP header. Length and number are big-endian; the tag is little-endian, as SipHash's authors give its result,
+/// and so are the two words of which it is made. What follows, up to the packet's length, is padding.
 ///
 /// | octets | |
 /// |---|---|

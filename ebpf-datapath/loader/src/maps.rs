@@ -26,13 +26,14 @@ pub(crate) struct Maps {
 }
 
 /// The entries of each map that are not those of the object: names and numbers.
-pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 8] {
+pub(crate) fn sizes(options: &Options) -> [(&'static str, u32); 9] {
     [
         ("PEERS", options.peers),
         ("PEER_COUNTERS", options.peers),
         ("NEIGHBOURS", options.peers),
         ("PROBES", options.peers),
         ("PROBE_RATES", options.peers),
+        ("WAYS", options.peers),
         ("PODS", options.peers.saturating_mul(4)),
         ("FLOWS4", options.flows),
         ("FLOWS6", options.flows),

@@ -84,7 +84,9 @@ impl Programs {
                 };
                 let (wanted, unfinished) = contents::wanted(datapath, &held, &circumstances);
                 synced.failures.extend(unfinished);
+                let before = synced.failures.len();
                 self.fill(&held, wanted, latest, &mut synced);
+                synced.told = synced.failures.len() == before;
             }
             Err(why) => {
                 synced.failures.push(Unfinished {

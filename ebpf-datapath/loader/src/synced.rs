@@ -30,6 +30,8 @@ pub struct Synced {
     pub applied: usize,
     /// What is declared and not in effect.
     pub failures: Vec<Unfinished>,
+    /// Whether the maps hold all that is declared and has a place: programs know of every lane that is to be open.
+    pub told: bool,
     /// The generation of the settings in force; 0: closed.
     pub generation: u32,
     /// Where other people's programs run after ours (tcx only): they attached later. Flows that bypass the stack there bypass them.

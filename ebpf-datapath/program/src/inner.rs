@@ -49,8 +49,5 @@ pub(crate) fn check<I: Ip>(
 /// Whether it is for the programs themselves.
 #[inline(always)]
 pub(crate) fn is_probe<I: Ip>(ip: &I, settings: &Settings) -> bool {
-    ip.protocol() == ip_protocol::PROBE
-        // An empty place among the networks has a first address, too, but contains none.
-        && ip.destination_in(&settings.local4, &settings.local6)
-        && ip.is_to_router(&settings.local4, &settings.local6)
+    ip.protocol() == ip_protocol::PROBE && ip.is_to_router(&settings.local4, &settings.local6)
 }

@@ -87,7 +87,7 @@ fn is_neighbours(packet: &Packet, came_from: [u8; 6], neighbour: &Address) -> bo
         let [a, b, c, d, e, f] = octets(answer.destination_link);
         let link = [a, b, c, d, e, f, 0, 0];
         // Without room for it the kernel is asked again.
-        let _ = NEIGHBOURS.insert(neighbour, &Neighbour { asked: now, link }, 0);
+        let _ = NEIGHBOURS.insert(neighbour, Neighbour { asked: now, link }, 0);
         return link == came_from;
     }
     known.is_some_and(|known| known.link == came_from)

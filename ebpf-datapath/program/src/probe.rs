@@ -105,7 +105,7 @@ fn is_answered(from: &Address) -> bool {
         since: now,
         answered: 1,
     };
-    PROBE_RATES.insert(from, &rate, 0).is_ok()
+    PROBE_RATES.insert(from, rate, 0).is_ok()
 }
 
 /// Cuts the packet off behind the probe whose IP header stands at an offset, if the answer is to be short. The IP packet's length then; the error: refused.

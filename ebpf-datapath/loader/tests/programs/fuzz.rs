@@ -149,7 +149,7 @@ fn set_up(random: &mut Random, machine: &mut Machine, devices: Devices) {
         settings_flag::NATIVE,
         settings_flag::ENTER_BY_TUNNEL,
         settings_flag::MORE_LOCAL,
-        settings_flag::DECAP_FLAGS,
+        story::decap_flags(),
     ];
     settings.flags = may.iter().fold(always, |flags, flag| {
         let usual = *flag == settings_flag::BYPASS || *flag == settings_flag::NATIVE;

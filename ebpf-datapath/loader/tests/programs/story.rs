@@ -163,6 +163,21 @@ const NOBODYS: PodNetwork = PodNetwork {
     outer: Address::NONE,
 };
 
+/// The flag that this kernel lets the loader set: `BPF_F_ADJ_ROOM_DECAP_L3_*` are of Linux 6.3.
+pub(crate) fn decap_flags() -> u32 {
+    let name = nix::sys::utsname::uname().expect("the kernel has a name");
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release
+        .split(|letter: char| !letter.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (6, 3) {
+        settings_flag::DECAP_FLAGS
+    } else {
+        0
+    }
+}
+
 /// The node: five tunnels, four peers, two pods, all that can be open open.
 pub(crate) fn node(devices: Devices) -> Node {
     let mut tunnels = [Tunnel::default(); podlane_datapath_common::MAX_TUNNELS];
@@ -182,7 +197,7 @@ pub(crate) fn node(devices: Devices) -> Node {
             | settings_flag::NATIVE
             | settings_flag::PROBES
             | settings_flag::CHECK_UNDERLAY
-            | settings_flag::DECAP_FLAGS,
+            | decap_flags(),
         lease: LONG_LEASE,
         traffic_class: 0xb8,
         pods4: network4("172.16.0.0/12"),

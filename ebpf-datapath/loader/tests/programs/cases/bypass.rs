@@ -1,7 +1,7 @@
 //! The leased bypass, both ways, on every lane.
 
 use super::Table;
-use super::encapsulated::PAIRS;
+use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, ToPod, ToUnderlay};
 use crate::model::{Node, Tuple, UNKNOWN, tuple_of};
@@ -103,7 +103,7 @@ fn flows_sent_bypass_by_every_tunnel() {
 fn flows_received_bypass_from_every_tunnel() {
     let mut table = Table::new(Hook::UnderlayIngress);
     let (pod, now) = (table.devices.pod, table.machine().ask_time());
-    for (peer, there, here) in &PAIRS[..7] {
+    for (peer, there, here) in understood(7) {
         for (slot, (header, _)) in TUNNELS.iter().enumerate() {
             for packet in [udp(there, here), tcp(there, here, ACK)] {
                 let flow = received(&table.machine().model, now, pod, peer, slot);

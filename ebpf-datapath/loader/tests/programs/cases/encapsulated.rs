@@ -6,7 +6,8 @@ use crate::model::Verdict::{Drop, Pass, ToTunnelDevice};
 use crate::netns::Test;
 use crate::packet::{ACK, Body, IpPacket, TunnelHeader, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
-    FROM_ROUTER, IN_TUNNEL, OFF_LINK, ON_LINK, OVER_V4, OVER_V6, TUNNELS, address, in_tunnel, outer_from,
+    self, FROM_ROUTER, IN_TUNNEL, OFF_LINK, ON_LINK, OVER_V4, OVER_V6, TUNNELS, address, in_tunnel,
+    outer_from,
 };
 use podlane_datapath_common::{Reason, ip_protocol, settings_flag};
 
@@ -35,6 +36,15 @@ fn same_family(peer: &str, pod: &str) -> bool {
     peer.contains(':') == pod.contains(':')
 }
 
+/// The first of these pairs, without those whose families differ where the kernel cannot be told so: their packets then go another way, by
+/// [`families_that_differ`].
+pub(crate) fn understood(first: usize) -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
+    PAIRS
+        .into_iter()
+        .take(first)
+        .filter(|(peer, pod, _)| story::decap_flags() != 0 || same_family(peer, pod))
+}
+
 fn bodies() -> [Body; 6] {
     [
         Body::Udp(40_000, 7, 32),
@@ -49,7 +59,7 @@ fn bodies() -> [Body; 6] {
 
 fn every_tunnel_is_taken_off() {
     let mut table = Table::new(Hook::UnderlayIngress);
-    for (peer, from, to) in PAIRS {
+    for (peer, from, to) in understood(8) {
         for slot in 0..TUNNELS.len() {
             let verdict = match (peer, slot) {
                 (ON_LINK, 1..) => Drop(Reason::ForgedOuter),
@@ -88,11 +98,12 @@ fn every_tunnel_is_taken_off() {
             IpPacket {
                 options: vec![17, 0, 1, 4, 0, 0, 0, 0],
                 first: 60,
-                ..udp("fd20:0:0:2::a", "fd20::a")
+                ..udp("fd20:0:0:3::a", "fd20::a")
             },
         ),
     ] {
-        table.case(name, &in_tunnel(OVER_V4, 0, &inner), Pass);
+        let outer = if inner.source.is_ipv4() { OVER_V4 } else { OVER_V6 };
+        table.case(name, &in_tunnel(outer, 0, &inner), Pass);
     }
     table.end();
 }
@@ -104,7 +115,8 @@ fn families_that_differ() {
             node.settings.flags = node.settings.flags & !clear | set;
         });
         for (peer, from, to) in &PAIRS[..7] {
-            let by_tunnel = set != 0 || clear != 0 && !same_family(peer, from);
+            let unmarked = clear != 0 || story::decap_flags() == 0;
+            let by_tunnel = set != 0 || unmarked && !same_family(peer, from);
             let verdict = if by_tunnel { ToTunnelDevice } else { Pass };
             for slot in [0, 1, 2] {
                 let name = format!("{peer} with {from}, without {clear:#x}, with {set:#x}");
@@ -268,7 +280,7 @@ fn tunnel_headers_are_checked() {
 
 fn cut_off_packets() {
     let mut table = Table::new(Hook::UnderlayIngress);
-    for (peer, from, to) in &PAIRS[..4] {
+    for (peer, from, to) in understood(4) {
         for slot in [0, 1] {
             let packet = in_tunnel(peer, slot, &tcp(from, to, ACK));
             let outer = if peer.contains(':') { 54 } else { 34 };
@@ -299,8 +311,8 @@ fn a_closed_node_passes_everything() {
         in_tunnel(OVER_V4, 0, &udp("172.20.2.10", "172.20.0.10")),
         in_tunnel("192.168.20.101", 0, &udp("172.20.3.10", "172.20.0.10")),
         udp("172.20.2.10", "172.20.0.10").frame(FROM_ROUTER),
-        udp("10.0.0.1", "172.20.2.10").frame(crate::story::FROM_POD),
-        udp("172.20.0.10", OVER_V4).frame(crate::story::FROM_POD),
+        udp("10.0.0.1", "172.20.2.10").frame(story::FROM_POD),
+        udp("172.20.0.10", OVER_V4).frame(story::FROM_POD),
     ];
     for hook in Hook::ALL {
         let interface = match hook {

@@ -1,12 +1,12 @@
 //! `underlay_ingress`: what is within a tunnel.
 
 use super::Table;
-use super::encapsulated::PAIRS;
+use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
-use crate::model::Verdict::{Drop, Pass};
+use crate::model::Verdict::{Drop, Pass, ToTunnelDevice};
 use crate::netns::Test;
 use crate::packet::{ACK, Body, IpPacket, encapsulated, frame, ip_packet, tcp, udp};
-use crate::story::{FROM_ROUTER, IN_TUNNEL, OVER_V4, TUNNELS, in_tunnel, outer_from};
+use crate::story::{self, FROM_ROUTER, IN_TUNNEL, OVER_V4, TUNNELS, in_tunnel, outer_from};
 use podlane_datapath_common::{Reason, settings_flag};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -17,6 +17,12 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn inner_packets_are_checked() {
     let mut table = Table::new(Hook::UnderlayIngress);
+    // It came over IPv4.
+    let of_ipv6 = if story::decap_flags() == 0 {
+        ToTunnelDevice
+    } else {
+        Pass
+    };
     for (from, to, verdict) in [
         ("172.20.2.1", "172.20.0.1", Pass),
         ("172.20.2.255", "172.20.0.255", Pass),
@@ -36,7 +42,7 @@ fn inner_packets_are_checked() {
         ("172.20.2.10", "255.255.255.255", Drop(Reason::NotHere)),
         ("172.20.2.10", "127.0.0.1", Drop(Reason::NotHere)),
         ("172.20.2.10", "10.0.0.1", Drop(Reason::NotHere)),
-        ("fd20:0:0:2:ffff:ffff:ffff:ffff", "fd20::ffff", Pass),
+        ("fd20:0:0:2:ffff:ffff:ffff:ffff", "fd20::ffff", of_ipv6),
         ("fd20:0:0:3::a", "fd20::a", Drop(Reason::ForgedInner)),
         ("fe80::1", "fd20::a", Drop(Reason::ForgedInner)),
         ("::", "fd20::a", Drop(Reason::ForgedInner)),
@@ -88,7 +94,7 @@ fn congestion_is_carried_in() {
         (0b01, [Some(0b01), Some(0b01), Some(0b01), Some(0b11)]),
         (0b11, [Some(0b11), Some(0b11), Some(0b11), Some(0b11)]),
     ];
-    for (peer, from, to) in &PAIRS[..4] {
+    for (peer, from, to) in understood(4) {
         for (inner_ecn, row) in figure {
             for (outer_ecn, result) in [0b00, 0b10, 0b01, 0b11].into_iter().zip(row) {
                 for (inner_dscp, outer_dscp) in [(0, 0), (0x28, 0xb8), (0xfc, 0xfc)] {

@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::bypass::{received, sent, tuple};
-use super::encapsulated::PAIRS;
+use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{self, Drop, Pass, ToPod, ToUnderlay};
 use crate::netns::Test;
@@ -177,7 +177,7 @@ fn who_may_not_bypass_outward() {
 fn who_may_not_bypass_inward() {
     let mut table = Table::new(Hook::UnderlayIngress);
     let (pod, now) = (table.devices.pod, table.machine().ask_time());
-    for (peer, there, here) in &PAIRS[..4] {
+    for (peer, there, here) in understood(4) {
         let flow = received(&table.machine().model, now, pod, peer, 0);
         let right = tuple(&tcp(there, here, ACK));
         for (name, packet) in refused(there, here) {

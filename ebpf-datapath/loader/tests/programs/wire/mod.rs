@@ -7,7 +7,7 @@ pub(crate) mod raw;
 use crate::machine::{Machine, load, open};
 use crate::netns::{index, ip, parameter};
 use crate::story::{self, Devices};
-use aya::programs::TcAttachType;
+use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
@@ -171,6 +171,10 @@ impl Wire {
         }
         routes();
         let mut ebpf = open();
+        // Where the kernel has no tcx (before 6.6), programs are filters of this queueing discipline.
+        for device in ["podlane_vxlan", "podlane_geneve", "eth0", "pod1"] {
+            qdisc_add_clsact(device).unwrap_or_else(|error| panic!("clsact on {device}: {error}"));
+        }
         for (program, device, side) in [
             ("tunnel_egress", "podlane_vxlan", TcAttachType::Egress),
             ("tunnel_egress", "podlane_geneve", TcAttachType::Egress),
