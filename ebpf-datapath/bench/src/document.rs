@@ -80,6 +80,15 @@ fn opening(text: &mut String, run: &Run) {
         run.short_ms,
         run.long_ms,
     );
+    text.push_str(if run.quick {
+        "\n**A quick run** (`make bench-datapath BENCH=--quick`, then `bench-datapath render`): IPv4 pods and one peer; packets, round trips \
+         and one TCP stream, with 500 rules packets and round trips; samples shorter than a whole run's. What stands in no table was not \
+         measured.\n"
+    } else if run.partial {
+        ""
+    } else {
+        "\nA whole run: all figures, both families, 1 and 5,000 peers.\n"
+    });
     for (is_so, words) in [
         (
             !machine.optimised,
@@ -344,10 +353,21 @@ fn closing(text: &mut String, run: &Run) {
          project's program ran. What else they do for a packet (policy, connection tracking, Services, masquerade) is left out, \
          and would cost them more.\n\
          - One flow at a time in the packet figures: what many flows cost in caches is not shown.\n\
-         - 1 and 5,000 peers stand in the tables; packets go to one of them.\n\n\
+         - {} in the tables; packets go to one peer.\n\n\
          To measure again: `make bench-datapath`, as root, on a machine that does nothing else.\n",
-        run.machine.processors
+        run.machine.processors,
+        peers_told(run)
     );
+}
+
+/// How many peers stood in the nodes' tables.
+fn peers_told(run: &Run) -> String {
+    let numbers: BTreeSet<u16> = run.comparisons.iter().map(|it| it.way.peers).collect();
+    let words: Vec<_> = numbers.into_iter().map(among).collect();
+    match &words[..] {
+        [one] => format!("{one} stands"),
+        several => format!("{} stand", several.join(" and ")),
+    }
 }
 
 #[cfg(test)]

@@ -51,8 +51,10 @@ pub enum Measurement {
 pub struct Lengths {
     /// Of packets, round trips and connections.
     pub short: Duration,
-    /// Of TCP streams, after the time that they have to find their speed.
+    /// Of TCP streams.
     pub long: Duration,
+    /// What TCP streams have before that to find their speed.
+    pub warm_up: Duration,
 }
 
 impl Lengths {
@@ -60,12 +62,15 @@ impl Lengths {
     pub const FULL: Self = Self {
         short: Duration::from_millis(500),
         long: Duration::from_millis(1000),
+        warm_up: Duration::from_millis(200),
     };
 
-    /// For a first look.
+    /// For a quick run. Not so short that the least that the kernel tells of other processes, 10 ms, were too much
+    /// ([`noise::LIMIT`](crate::noise::LIMIT)).
     pub const QUICK: Self = Self {
-        short: Duration::from_millis(200),
-        long: Duration::from_millis(300),
+        short: Duration::from_millis(150),
+        long: Duration::from_millis(250),
+        warm_up: Duration::from_millis(100),
     };
 }
 
@@ -116,8 +121,8 @@ impl Measurement {
         let (carried, during) = match self {
             Self::Packets => packets(site, family, lengths.short)?,
             Self::RoundTrip => round_trip(site, family, lengths.short)?,
-            Self::TcpOne | Self::FramesOne => self.tcp(site, family, lengths.long, 1)?,
-            Self::TcpFour | Self::FramesFour => self.tcp(site, family, lengths.long, 4)?,
+            Self::TcpOne | Self::FramesOne => self.tcp(site, family, lengths, 1)?,
+            Self::TcpFour | Self::FramesFour => self.tcp(site, family, lengths, 4)?,
             Self::Connections => connected(site, family, lengths.short)?,
         };
         let sample = Sample {
@@ -132,9 +137,9 @@ impl Measurement {
         Ok(sample)
     }
 
-    fn tcp(self, site: &Site, family: Family, length: Duration, streams: usize) -> Result<Read> {
+    fn tcp(self, site: &Site, family: Family, lengths: Lengths, streams: usize) -> Result<Read> {
         let frames_before = self.wants_real_frames().then(|| wire::frames(site)).transpose()?;
-        let read = stream::measure(site, family, length, streams)?;
+        let read = stream::measure(site, family, lengths, streams)?;
         if read.bytes == 0 {
             return Ok((None, read.during));
         }

@@ -50,16 +50,44 @@ pub struct Selection {
     pub measurements: Vec<Measurement>,
     /// Numbers of peers.
     pub peers: Vec<u16>,
+    /// Where a list of families, numbers of peers or measurements is empty, only what tells most.
+    pub quick: bool,
 }
 
 impl Selection {
-    /// Whether anything is left out.
+    /// Whether anything is left out by name.
     pub fn is_partial(&self) -> bool {
         !(self.ways.is_empty()
             && self.conditions.is_empty()
             && self.families.is_empty()
             && self.measurements.is_empty()
             && self.peers.is_empty())
+    }
+
+    fn wants(&self, comparison: &Comparison) -> bool {
+        wanted(&self.ways, &comparison.way.way)
+            && wanted(&self.conditions, &comparison.way.condition)
+            && self.tells(&self.families, &comparison.family, &[Family::Ipv4])
+            && self.tells(&self.peers, &comparison.way.peers, &[FEW])
+    }
+
+    fn wants_of(&self, condition: Condition, measurement: Measurement) -> bool {
+        let most: &[Measurement] = match condition {
+            Condition::None | Condition::KubeProxy => {
+                &[Measurement::Packets, Measurement::RoundTrip, Measurement::TcpOne]
+            }
+            Condition::Rules500 => &[Measurement::Packets, Measurement::RoundTrip],
+        };
+        self.tells(&self.measurements, &measurement, most)
+    }
+
+    /// Whether an item is wanted: by name, or else, in a quick run, as one of those that tell most.
+    fn tells<T: PartialEq>(&self, named: &[T], item: &T, most: &[T]) -> bool {
+        if self.quick && named.is_empty() {
+            most.contains(item)
+        } else {
+            wanted(named, item)
+        }
     }
 }
 
@@ -94,7 +122,7 @@ pub fn comparisons(ways: &[Box<dyn Way>], selection: &Selection) -> Vec<Comparis
                 let measurements = Measurement::ALL
                     .into_iter()
                     .filter(|measurement| is_telling(family, condition, peers, *measurement))
-                    .filter(|measurement| wanted(&selection.measurements, measurement))
+                    .filter(|measurement| selection.wants_of(condition, *measurement))
                     .collect();
                 all.push(Comparison {
                     way,
@@ -105,13 +133,7 @@ pub fn comparisons(ways: &[Box<dyn Way>], selection: &Selection) -> Vec<Comparis
             }
         }
     }
-    all.retain(|it| {
-        wanted(&selection.ways, &it.way.way)
-            && wanted(&selection.conditions, &it.way.condition)
-            && wanted(&selection.families, &it.family)
-            && wanted(&selection.peers, &it.way.peers)
-            && !it.measurements.is_empty()
-    });
+    all.retain(|it| selection.wants(it) && !it.measurements.is_empty());
     all
 }
 
@@ -169,12 +191,39 @@ mod tests {
             conditions: vec![Condition::None],
             families: vec![Family::Ipv6],
             measurements: vec![Measurement::TcpOne],
-            peers: Vec::new(),
+            ..Selection::default()
         };
         let all = comparisons(&ways::all(), &selection);
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].measurements, [Measurement::TcpOne]);
         assert!(selection.is_partial());
         assert!(!Selection::default().is_partial());
+    }
+
+    #[test]
+    fn a_quick_run_has_every_way_in_every_condition_and_what_is_named() {
+        let ways = ways::all();
+        let quick = Selection {
+            quick: true,
+            ..Selection::default()
+        };
+        let all = comparisons(&ways, &quick);
+        // The baseline without rules is compared with nothing.
+        assert_eq!(all.len(), ways.len() * Condition::ALL.len() - 1);
+        assert!(
+            all.iter()
+                .all(|it| (it.family, it.way.peers) == (Family::Ipv4, FEW))
+        );
+        assert!(!quick.is_partial());
+        let many = Selection {
+            peers: vec![MANY],
+            ..quick
+        };
+        let all = comparisons(&ways, &many);
+        assert_eq!(all.len(), ways.len());
+        assert_eq!(
+            all[1].measurements,
+            [Measurement::Packets, Measurement::RoundTrip]
+        );
     }
 }

@@ -16,7 +16,7 @@ use crate::statistics::Spread;
 use crate::ways::{Goal, Way};
 
 /// Another number is another form of record.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,6 +31,8 @@ pub struct Run {
     pub short_ms: u64,
     /// How long samples of TCP streams last, in milliseconds.
     pub long_ms: u64,
+    /// Whether it was a quick run: fewer figures, shorter samples.
+    pub quick: bool,
     /// Whether disturbed samples were kept.
     pub noise_accepted: bool,
     /// Whether something was left out on purpose.
@@ -110,6 +112,7 @@ impl Run {
             pairs_wanted,
             short_ms: ms(lengths.short),
             long_ms: ms(lengths.long),
+            quick: false,
             noise_accepted: false,
             partial: false,
             ways: ways

@@ -29,6 +29,7 @@ pub(crate) fn run(
     site::sweep()?;
     let begin = Instant::now();
     let mut run = Run::begun(Machine::here()?, pairing.pairs, lengths, ways);
+    run.quick = selection.quick;
     (run.noise_accepted, run.partial) = (pairing.accept_noise, selection.is_partial());
     if !run.machine.optimised {
         eprintln!("built without optimisation: the figures are of no use");
@@ -94,7 +95,7 @@ fn compare(
 ) -> Result<()> {
     let family = comparison.family;
     let (baseline, _baseline_way) = set_up(ways, &comparison.baseline, family, "a")?;
-    let (way, _way) = set_up(ways, &comparison.way, family, "b")?;
+    let (way, installed) = set_up(ways, &comparison.way, family, "b")?;
     for &measurement in &comparison.measurements {
         for site in [&baseline, &way] {
             measurement.prepare(site)?;
@@ -112,7 +113,8 @@ fn compare(
         print(&measured);
         compared.measured.push(measured);
     }
-    Ok(())
+    // Figures of packets that another layer carried would be told as this way's.
+    installed.evidence().context("after the measurements")
 }
 
 /// A site with a way on it that has been seen to carry packets as it should.

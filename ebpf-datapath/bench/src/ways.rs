@@ -4,6 +4,7 @@ mod cilium;
 mod flannel;
 mod kernel_lane;
 mod native;
+mod podlane;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -79,8 +80,9 @@ pub trait Way: Send + Sync {
 
 /// A way that has been set up on a site. What is dropped without [`Installed::tear_down`] goes with the site.
 pub trait Installed {
-    /// Fails unless what it has counted itself shows that it, and nothing below it, carried packets since it was set up. A way
-    /// with no other way below it has nothing to show: its packets cannot come otherwise.
+    /// Fails unless what it has counted itself shows that it, and nothing below it, carried packets since it was set up. Asked after
+    /// the first packets, and again after all measurements. A way with no other way below it has nothing to show: its packets cannot
+    /// come otherwise.
     ///
     /// # Errors
     /// Words that say what was expected and what was found.
@@ -103,5 +105,10 @@ pub fn all() -> Vec<Box<dyn Way>> {
         Box::new(flannel::Flannel::on(PodNetwork::Bridge)),
         Box::new(cilium::Cilium),
         Box::new(kernel_lane::KernelLane),
+        Box::new(podlane::Podlane::AROUND_VXLAN),
+        Box::new(podlane::Podlane::AROUND_GENEVE),
+        Box::new(podlane::Podlane::BYPASS_VXLAN),
+        Box::new(podlane::Podlane::BYPASS_GENEVE),
+        Box::new(podlane::Podlane::BYPASS_NATIVE),
     ]
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sched::{CloneFlags, unshare};
 use podlane_datapath_bench::condition::Condition;
@@ -36,6 +36,13 @@ fn main() -> ExitCode {
             .with_ignored_flag(cannot.is_some()),
         );
     }
+    let cannot = impossible
+        .clone()
+        .or_else(|| named(AROUND).ok().and_then(|way| way.impossible()));
+    let trial = || a_fall_back_is_seen().map_err(|error| Failed::from(format!("{error:#}")));
+    trials.push(
+        Trial::test("a_fall_back_to_the_kernel_lane_is_seen", trial).with_ignored_flag(cannot.is_some()),
+    );
     for condition in Condition::ALL {
         let trial = move || holds(condition).map_err(|error| Failed::from(format!("{error:#}")));
         trials.push(
@@ -102,6 +109,39 @@ fn carries_and_stops(way: &dyn Way) -> Result<()> {
         let count = carry(&site, 0, family, 10)?;
         ensure!(count.received == 0, "{} packets pass without it", count.received);
     }
+    Ok(())
+}
+
+/// Layer 2, and the layer below it with the same device.
+const AROUND: &str = "podlane-2-vxlan";
+const BELOW: &str = "podlane-1-vxlan";
+const DEVICE: &str = "podlane_vxlan";
+
+fn named(name: &str) -> Result<Box<dyn Way>> {
+    let way = ways::all().into_iter().find(|way| way.name() == name);
+    way.with_context(|| format!("there is no way {name}"))
+}
+
+/// Programs that are gone with a device are not missed by packets, for the kernel lane carries them: the evidence has to say so.
+fn a_fall_back_is_seen() -> Result<()> {
+    let (around, below) = (named(AROUND)?, named(BELOW)?);
+    let site = site_for("fall-back", &*around)?;
+    let installed = around.set_up(&site)?;
+    for node in &site.nodes {
+        node.namespace.ip(&["link", "delete", DEVICE])?;
+    }
+    let _kernel_lane = below.set_up(&site)?;
+    for from in [0, 1] {
+        let count = carry(&site, from, Family::Ipv4, PACKETS)?;
+        ensure!(count.received == PACKETS, "{count:?}");
+    }
+    let Err(words) = installed.evidence() else {
+        bail!("the kernel lane's packets were taken for those of the programs");
+    };
+    ensure!(
+        words.to_string().contains("the programs sent no packet"),
+        "{words}"
+    );
     Ok(())
 }
 

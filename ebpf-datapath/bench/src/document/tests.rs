@@ -171,3 +171,16 @@ fn goals_are_compared_with_medians_in_the_figures_own_direction() {
     // What was not measured is neither reached nor missed.
     assert!(!text.contains('≤'), "{text}");
 }
+
+#[test]
+fn how_it_was_made_is_said() {
+    let whole = run(Vec::new());
+    assert!(render(&whole).contains("\nA whole run: all figures"));
+    let quick = Run { quick: true, ..whole };
+    let text = render(&quick);
+    assert!(
+        text.contains("\n**A quick run** (`make bench-datapath BENCH=--quick`"),
+        "{text}"
+    );
+    assert!(!text.contains("A whole run"), "{text}");
+}

@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::Lengths;
 use super::processors::{RECEIVING, SENDING, stay_on};
 use crate::noise::{Before, During};
 use crate::site::{Family, Site};
 
 /// Bytes a write. Much smaller ones fall badly into segments at some MTUs.
 const WRITE: usize = 1 << 20;
-/// What a stream has to find its speed.
-const WARM_UP: Duration = Duration::from_millis(200);
 /// Named, since the machine's default may be one that paces by a model of the path, which has nothing to learn here.
 const CONGESTION_CONTROL: &str = "cubic";
 
@@ -32,7 +31,7 @@ pub(super) struct Carried {
 }
 
 /// Sends from the first pod to the second.
-pub(super) fn measure(site: &Site, family: Family, length: Duration, streams: usize) -> Result<Carried> {
+pub(super) fn measure(site: &Site, family: Family, lengths: Lengths, streams: usize) -> Result<Carried> {
     let [from, to] = &site.nodes;
     let listener = to
         .pod
@@ -58,8 +57,8 @@ pub(super) fn measure(site: &Site, family: Family, length: Duration, streams: us
                 read_on(receiver, received);
             });
         }
-        thread::sleep(WARM_UP);
-        let carried = observe(&received, length);
+        thread::sleep(lengths.warm_up);
+        let carried = observe(&received, lengths.long);
         for (sender, receiver) in &pairs {
             // One that has ended by itself has carried nothing more, and the figure shows it.
             let _ = sender.shutdown(Shutdown::Both);

@@ -39,7 +39,8 @@ impl Installed for Installation {
     }
 }
 
-fn change(site: &Site, action: &str) -> Result<()> {
+/// Adds or deletes the routes of both nodes and of the router.
+pub(super) fn change(site: &Site, action: &str) -> Result<()> {
     for node in &site.nodes {
         let mut lines = Vec::new();
         let mut router_lines = Vec::new();
