@@ -5,21 +5,17 @@ use crate::metrics::{LaneFigures, PeerDrops};
 use podlane_datapath::{
     Counters, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs, Reason, Synced,
 };
-use podlane_plan::datapath::{Datapath as Planned, Owner};
+use podlane_plan::datapath::Datapath as Planned;
 use podlane_plan::desired::Desired;
 use podlane_plan::lane::Lane;
 use podlane_plan::probes::{Answer, Kind, Probe, ProbeKey, Prober, Proofs, Tally, Unsent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// How long after a failure programs are loaded again: what hinders them is seldom gone by itself.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// What the kernel's FIB says where nothing leads to an address (`BPF_FIB_LKUP_RET_NOT_FWDED`, include/uapi/linux/bpf.h).
-const NO_WAY: u32 = 4;
 
 /// The discard port (RFC 863), for packets that only make the kernel resolve a neighbour.
 const DISCARD: u16 = 9;
@@ -35,8 +31,8 @@ pub struct Datapath {
     /// The moment from which the prober counts.
     epoch: Instant,
     dscp: u8,
-    /// The devices by which the planned next hops are reached.
-    devices: BTreeMap<IpAddr, Rc<str>>,
+    /// The lanes that the programs were last told of without fail.
+    open: BTreeSet<Lane>,
     without: Proofs,
 }
 
@@ -61,7 +57,7 @@ impl Datapath {
             prober: Prober::new(rand::random()),
             epoch: now,
             dscp: 0,
-            devices: BTreeMap::new(),
+            open: BTreeSet::new(),
             without: Proofs::default(),
         }
     }
@@ -96,11 +92,23 @@ impl Datapath {
     /// Makes maps and attachments as planned. To be called before routes are changed.
     pub fn sync(&mut self, planned: &Planned) -> Synced {
         self.dscp = planned.dscp;
-        self.devices = devices(planned);
-        match &mut self.programs {
-            Ok(programs) => programs.sync(planned, Some(words(self.key))),
-            Err(_) => Synced::default(),
+        let Ok(programs) = &mut self.programs else {
+            return Synced::default();
+        };
+        let synced = programs.sync(planned, Some(words(self.key)));
+        if synced.told {
+            let tunnels = planned.tunnels.keys().map(|tunnel| Lane::Tunnel(*tunnel));
+            let plain = [Lane::Native, Lane::Underlay]
+                .into_iter()
+                .filter(|_| planned.native);
+            self.open = tunnels.chain(plain).collect();
         }
+        synced
+    }
+
+    /// The lanes that the programs were last told of without fail.
+    pub const fn open_lanes(&self) -> &BTreeSet<Lane> {
+        &self.open
     }
 
     /// Which lanes are proved.
@@ -149,11 +157,7 @@ impl Datapath {
         }
         let mut unresolved = BTreeSet::new();
         for probe in self.prober.due(now) {
-            let Some(device) = self.devices.get(&probe.target.next_hop) else {
-                self.prober.unsent(probe.id, Unsent::Refused(NO_WAY));
-                continue;
-            };
-            if let Err(why) = programs.send_probe(&to_send(&probe, device, self.dscp)) {
+            if let Err(why) = programs.send_probe(&to_send(&probe, self.dscp)) {
                 tracing::debug!(peer = %probe.peer, lane = %probe.target.lane, %why, "a probe was not sent");
                 self.prober.unsent(probe.id, unsent(&why));
                 if let ProbeFailure::NoNeighbour(next_hop) = why {
@@ -199,29 +203,7 @@ fn words(key: ProbeKey) -> [u64; 2] {
     [word(0), word(8)]
 }
 
-/// The devices by which next hops are reached. Their names are few, and next hops may be thousands.
-fn devices(planned: &Planned) -> BTreeMap<IpAddr, Rc<str>> {
-    let mut names: BTreeSet<Rc<str>> = BTreeSet::new();
-    let mut name = |device: &str| {
-        if let Some(known) = names.get(device) {
-            return Rc::clone(known);
-        }
-        let new: Rc<str> = Rc::from(device);
-        names.insert(Rc::clone(&new));
-        new
-    };
-    let ways = planned.peers.values().filter_map(|peer| peer.way.as_ref());
-    let ways = ways.map(|way| (way.next_hop, way.device.as_str()));
-    let native = planned.networks.values().filter_map(|owner| match owner {
-        Owner::Peer { native, .. } => native.as_ref().map(|lane| (lane.next_hop, lane.device.as_str())),
-        Owner::Local { .. } | Owner::Unassigned => None,
-    });
-    ways.chain(native)
-        .map(|(next_hop, device)| (next_hop, name(device)))
-        .collect()
-}
-
-fn to_send(probe: &Probe, device: &str, dscp: u8) -> ProbeToSend {
+fn to_send(probe: &Probe, dscp: u8) -> ProbeToSend {
     let target = &probe.target;
     let over = match (target.lane, target.outer) {
         (Lane::Tunnel(tunnel), Some((source, destination))) => Over::Tunnel {
@@ -237,7 +219,7 @@ fn to_send(probe: &Probe, device: &str, dscp: u8) -> ProbeToSend {
         over,
         source: target.source,
         destination: target.destination,
-        device: device.to_owned(),
+        device: target.device.to_string(),
         next_hop: target.next_hop,
         length: u16::try_from(probe.length()).unwrap_or(u16::MAX),
         short_reply: probe.kind == Kind::There,

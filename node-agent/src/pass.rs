@@ -113,9 +113,18 @@ impl<'a> Pass<'a> {
 
     /// Makes the programs' maps and places as planned. Returns the plan.
     fn tell_programs(&mut self, desired: &mut Desired, seen: &Observation) -> Planned {
-        let (planned, notes) = datapath::datapath(self.assignment, self.peers, &seen.observed, desired);
+        let (mut planned, notes) = datapath::datapath(self.assignment, self.peers, &seen.observed, desired);
         desired.notes.extend(notes);
+        // A flow is handed to a pod past the stack only where the kernel can do that.
+        for (device, is_single) in &mut planned.attached.pods {
+            *is_single &= seen.veths.contains(device);
+        }
         let synced = self.datapath.sync(&planned);
+        if !synced.told {
+            // Where the programs do not know of a lane, they drop what comes in on it.
+            let known = self.datapath.open_lanes();
+            desired.receives_on.retain(|lane| known.contains(lane));
+        }
         self.applied += synced.applied;
         self.untold = synced
             .failures

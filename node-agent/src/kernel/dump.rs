@@ -21,6 +21,8 @@ pub struct Observation {
     pub strays: Vec<Stray>,
     /// The indices of our devices, for telling their neighbours' notifications from others'.
     pub device_indices: BTreeSet<u32>,
+    /// Devices whose other end packets can be handed to (`bpf_redirect_peer`).
+    pub veths: BTreeSet<String>,
 }
 
 /// Something of ours that no declaration could have made: a route with a type of service, an address with an on-link prefix.
@@ -51,6 +53,11 @@ pub(super) fn observe(
 
     let mut found = Observation::default();
     found.observed.capabilities = capabilities;
+    found.veths = links
+        .iter()
+        .filter(|link| matches!(link.kind.as_str(), "veth" | "netkit"))
+        .map(|link| link.name.clone())
+        .collect();
     for link in &links {
         if let Some(device) = link.ours() {
             found

@@ -5,6 +5,7 @@ mod hands;
 mod lanes;
 mod netns;
 mod passes;
+mod programs;
 mod reading;
 mod story;
 mod traffic;
@@ -20,6 +21,6 @@ fn main() {
             traffic::TESTS,
         ]
         .concat(),
-        &traffic::GENEVE_TESTS,
+        &[traffic::GENEVE_TESTS, programs::TESTS],
     );
 }

@@ -16,32 +16,35 @@ pub(crate) struct Conditional {
 
 /// Runs the tests, each in a fresh network namespace on a thread of its own. Where namespaces cannot be made, all count as
 /// ignored; where the kernel lacks something, those that need it do.
-pub(crate) fn run(tests: &[Test], conditional: &Conditional) -> ! {
+pub(crate) fn run(tests: &[Test], conditional: &[Conditional]) -> ! {
     let arguments = Arguments::from_args();
-    let (tell, told) = std::sync::mpsc::channel();
-    let lacking = conditional.lacking;
-    let impossible = in_fresh(move || tell.send(lacking()).expect("it is waited for")).err();
-    let lacking = if let Some(reason) = &impossible {
-        not_run(
-            tests.len() + conditional.tests.len(),
-            &format!("{reason}. Run them as root"),
-        );
-        impossible.clone()
-    } else {
-        let lacking = told.recv().expect("an answer");
-        if let Some(reason) = &lacking {
-            not_run(conditional.tests.len(), reason);
-        }
-        lacking
-    };
+    let impossible = in_fresh(|| ())
+        .err()
+        .map(|reason| format!("{reason}. Run them as root"));
     let mut trials = Vec::new();
-    for (tests, reason) in [(tests, impossible), (conditional.tests, lacking)] {
+    let mut add = |tests: &[Test], reason: Option<String>| {
+        if let Some(reason) = &reason {
+            not_run(tests.len(), reason);
+        }
         trials.extend(tests.iter().copied().map(|(name, test)| {
             Trial::test(name, move || in_fresh(test).map_err(Failed::from))
                 .with_ignored_flag(reason.is_some())
         }));
+    };
+    add(tests, impossible.clone());
+    for conditional in conditional {
+        let lacking = || asked(conditional.lacking);
+        add(conditional.tests, impossible.clone().or_else(lacking));
     }
     libtest_mimic::run(&arguments, trials).exit()
+}
+
+/// What the kernel lacks, asked in a fresh network namespace.
+fn asked(lacking: fn() -> Option<String>) -> Option<String> {
+    let (tell, told) = std::sync::mpsc::channel();
+    in_fresh(move || tell.send(lacking()).expect("it is waited for"))
+        .err()
+        .or_else(|| told.recv().expect("an answer"))
 }
 
 #[expect(clippy::print_stderr, reason = "a test that is left out has to be seen")]

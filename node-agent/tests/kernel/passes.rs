@@ -3,14 +3,16 @@
 use crate::netns::{Test, ip, ip_lines};
 use crate::story::{VXLAN, at, underlay};
 use podlane_agent::clean::clean;
+use podlane_agent::datapath::Datapath;
 use podlane_agent::kernel::Kernel;
 use podlane_agent::pass::{Outcome, Pass};
 use podlane_agent::retries::Retries;
 use podlane_plan::desired::{Assignment, Note, Peer};
-use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
+use podlane_plan::lane::Lane;
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -35,10 +37,6 @@ pub(crate) const TESTS: &[Test] = &[
         what_a_hand_did_is_undone_in_one_pass,
     ),
     ("clean_leaves_nothing_of_ours", clean_leaves_nothing_of_ours),
-    (
-        "with_programs_a_missing_geneve_driver_has_a_stand_in",
-        with_programs_a_missing_geneve_driver_has_a_stand_in,
-    ),
 ];
 
 fn policy(routing_mode: RoutingMode) -> Applied {
@@ -58,12 +56,13 @@ fn policy(routing_mode: RoutingMode) -> Applied {
 }
 
 /// The story's k8s-ctr and its two peers.
-struct Node {
-    kernel: Kernel,
+pub(crate) struct Node {
+    pub(crate) kernel: Kernel,
+    pub(crate) datapath: Datapath,
     retries: Retries,
-    assignment: Assignment,
-    peers: BTreeMap<String, Peer>,
-    now: Instant,
+    pub(crate) assignment: Assignment,
+    pub(crate) peers: BTreeMap<String, Peer>,
+    pub(crate) now: Instant,
 }
 
 impl Node {
@@ -78,8 +77,10 @@ impl Node {
             mtu: Some(1500),
             ..Peer::default()
         };
+        let now = Instant::now();
         let mut node = Self {
             kernel: Kernel::default(),
+            datapath: Datapath::without("the kernel's lanes are tried", now),
             retries: Retries::default(),
             assignment: Assignment {
                 name: "k8s-ctr".to_owned(),
@@ -92,13 +93,13 @@ impl Node {
                 ("k8s-w1".to_owned(), peer("192.168.10.101", "172.20.1.0/24")),
                 ("k8s-w0".to_owned(), peer("192.168.20.100", "172.20.2.0/24")),
             ]),
-            now: Instant::now(),
+            now,
         };
         node.told(mode, lanes, lanes);
         node
     }
 
-    fn new(mode: RoutingMode, lanes: &[Lane]) -> Self {
+    pub(crate) fn new(mode: RoutingMode, lanes: &[Lane]) -> Self {
         underlay();
         ip("route add default via 192.168.10.200");
         Self::on_underlay(mode, lanes)
@@ -113,10 +114,16 @@ impl Node {
         }
     }
 
-    fn pass(&mut self) -> Outcome {
-        Pass::new(&mut self.kernel, &mut self.retries, &self.assignment, &self.peers)
-            .run(self.now)
-            .expect("the kernel can be read")
+    pub(crate) fn pass(&mut self) -> Outcome {
+        Pass::new(
+            &mut self.kernel,
+            &mut self.datapath,
+            &mut self.retries,
+            &self.assignment,
+            &self.peers,
+        )
+        .run(self.now)
+        .expect("the kernel can be read")
     }
 }
 
@@ -252,49 +259,6 @@ fn what_the_kernel_still_sends_on_is_said() {
     assert!(ip("route show 172.20.1.0/24").contains("encap ip"));
 }
 
-fn with_programs_a_missing_geneve_driver_has_a_stand_in() {
-    let geneve = Tunnel {
-        protocol: TunnelProtocol::Geneve,
-        port: 6081,
-        vni: 1,
-    };
-    let lanes = [Lane::Native, Lane::Tunnel(geneve)];
-    let mut node = Node::new(RoutingMode::Tunnel, &lanes);
-    let policies = node.peers.values_mut().map(|peer| &mut peer.policy);
-    for policy in policies.chain([&mut node.assignment.policy]).flatten() {
-        policy.routing.tunnel = geneve;
-    }
-    node.kernel.learn_programs(true);
-    let outcome = node.pass();
-    let driver = node.kernel.capabilities().geneve_driver;
-    let has_driver = driver.expect("it was tried");
-    // One pass, whether the driver is there or not: the device is there, the lane open, and packets take it.
-    assert!(outcome.settled, "{:?}", outcome.unfinished);
-    assert_eq!(outcome.desired.receives_on, lanes.into());
-    assert_eq!(outcome.sends_on, [Lane::Tunnel(geneve)].into());
-    assert!(outcome.desired.notes.is_empty(), "{:?}", outcome.desired.notes);
-    let link = ip("-d link show podlane_geneve");
-    let kind = if has_driver { "geneve" } else { "vxlan" };
-    assert!(
-        link.contains(kind) && link.contains("external") && link.contains("dstport 6081"),
-        "{link}"
-    );
-    assert_eq!(node.pass().applied, 0);
-
-    // Without programs nothing leaves by what stands in, and status says why.
-    if !has_driver {
-        node.kernel.learn_programs(false);
-        let outcome = node.pass();
-        assert_eq!(outcome.desired.receives_on, [Lane::Native].into());
-        assert!(outcome.sends_on.is_empty(), "{:?}", outcome.sends_on);
-        let said: Vec<_> = outcome.desired.notes.iter().map(Note::to_string).collect();
-        assert!(said.len() == 1 && said[0].contains("eBPF programs"), "{said:?}");
-        // Once they are back, packets take it again.
-        node.kernel.learn_programs(true);
-        assert_eq!(node.pass().sends_on, [Lane::Tunnel(geneve)].into());
-    }
-}
-
 fn what_a_hand_did_is_undone_in_one_pass() {
     let mut node = Node::new(RoutingMode::Tunnel, &BOTH);
     node.pass();
@@ -344,7 +308,7 @@ fn clean_leaves_nothing_of_ours() {
     let mut node = Node::on_underlay(RoutingMode::Tunnel, &BOTH);
     node.pass();
     ip("addr add 172.20.0.7/24 dev podlane_vxlan");
-    clean(&mut Kernel::default()).expect("nothing is left");
+    clean(&mut Kernel::default(), Path::new("/no/programs")).expect("nothing is left");
     assert_eq!(
         before,
         (ip("route show table all"), ip("-o link show"), ip("-o addr show"))
