@@ -106,7 +106,8 @@ impl Traffic {
     /// Whether about as many packets have been sent; the count itself comes in the end.
     fn has_sent(&self, packets: u64) -> bool {
         let rate = u64::from(RATE) * self.streams.len() as u64;
-        self.begun.elapsed().as_secs() * rate >= packets
+        // On a busy machine a sender stays somewhat below its rate.
+        self.begun.elapsed().as_secs() * rate >= packets + packets / 8
     }
 
     /// Ends it: nothing may be lost or doubled. Returns what was sent.
