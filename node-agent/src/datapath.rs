@@ -106,6 +106,15 @@ impl Datapath {
         synced
     }
 
+    /// Has every flow go up the stack once more, since routes have changed.
+    pub fn end_stamps(&mut self) {
+        if let Ok(programs) = &mut self.programs
+            && let Err(why) = programs.end_stamps()
+        {
+            tracing::warn!(%why, "flows may go on by their old lane for a second");
+        }
+    }
+
     /// The lanes that the programs were last told of without fail.
     pub const fn open_lanes(&self) -> &BTreeSet<Lane> {
         &self.open

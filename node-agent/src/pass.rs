@@ -100,7 +100,11 @@ impl<'a> Pass<'a> {
             let planned = is_loaded.then(|| self.tell_programs(&mut desired, &seen));
             let left = diff(&desired.state, &seen.observed.ours);
             let settled = left.is_empty();
+            let told = self.applied;
             self.apply(left, &seen, now);
+            if self.applied != told {
+                self.datapath.end_stamps();
+            }
             if self.applied == before || rounds == ROUNDS {
                 self.datapath.aim(&self.assignment.name, &desired, now);
                 return Ok(Outcome {

@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use podlane_crds::Undecodable;
+use podlane_plan::lane::Lane;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -93,8 +94,10 @@ pub struct World {
     pub slices: BTreeMap<String, SliceRecord>,
     /// Nodes' names, numbered.
     pub names: Names,
-    /// Since when every node has been doing what it was told: see [`crate::decide::LINGER`].
+    /// Since when every node has been doing what it was told, and sending on the same lanes: see [`crate::decide::LINGER`].
     pub settled_since: Option<Timestamp>,
+    /// The lanes that were in use when it was last decided.
+    in_use: BTreeSet<Lane>,
     decided_since: BTreeMap<String, (Identity, Timestamp)>,
     texts: Texts,
     listed: BTreeSet<Kind>,
@@ -128,10 +131,23 @@ impl World {
         Kind::ALL.iter().all(|kind| self.listed.contains(kind))
     }
 
+    /// The lanes on which some node says that it sends.
+    pub fn in_use(&self) -> BTreeSet<Lane> {
+        self.routing_nodes
+            .values()
+            .filter_map(|record| record.report.as_ref())
+            .flat_map(|report| report.sends_on.iter().copied())
+            .collect()
+    }
+
     /// Remembers what later decisions depend on: since when every node has been doing what it is told, and since when each policy
     /// has been what it is.
     pub fn note_decided(&mut self, is_settled: bool, now: Timestamp) {
-        self.settled_since = is_settled.then(|| self.settled_since.unwrap_or(now));
+        let in_use = self.in_use();
+        // Who has just left a lane may have packets under way on it, however long all nodes have done what they were told.
+        let since = self.settled_since.filter(|_| in_use == self.in_use);
+        self.settled_since = is_settled.then(|| since.unwrap_or(now));
+        self.in_use = in_use;
         let Self {
             policies,
             decided_since,

@@ -109,6 +109,19 @@ impl Programs {
         synced
     }
 
+    /// Sends every flow up the stack once more: routes have changed, and a stamp holds the way of the route that it was made by.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub fn end_stamps(&mut self) -> Result<(), Failure> {
+        let mut settings = self.loaded.maps.settings()?;
+        if settings == Settings::CLOSED {
+            return Ok(());
+        }
+        settings.generation = after(settings.generation);
+        self.loaded.maps.set_settings(&settings)
+    }
+
     fn attachments(&mut self) -> Attachments<'_> {
         Attachments {
             pins: &self.pins,

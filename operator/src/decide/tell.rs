@@ -155,12 +155,7 @@ fn receive_on(
         is_settled,
         has_lingered: closes_at <= now,
     };
-    let in_use: BTreeSet<Lane> = world
-        .routing_nodes
-        .values()
-        .filter_map(|record| record.report.as_ref())
-        .flat_map(|report| report.sends_on.iter().copied())
-        .collect();
+    let in_use = world.in_use();
 
     let nothing = BTreeSet::new();
     let mut publishable = Vec::with_capacity(nodes.len());
