@@ -253,8 +253,11 @@ impl Agent {
     }
 
     fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {
-        let counters = self.datapath.as_mut().map(Datapath::counters);
-        let (counted, _) = datapath::figures(&counters.unwrap_or_default());
+        let counted = self
+            .datapath
+            .as_mut()
+            .map(Datapath::lane_figures)
+            .unwrap_or_default();
         let subject = Subject {
             assignment: self.world.assignment(),
             generation: self.world.generation(),

@@ -3,7 +3,8 @@
 
 use crate::metrics::{LaneFigures, PeerDrops};
 use podlane_datapath::{
-    Counters, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs, Reason, Synced,
+    Counters, Failure, LaneCount, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs,
+    Reason, Synced,
 };
 use podlane_plan::datapath::Datapath as Planned;
 use podlane_plan::desired::Desired;
@@ -180,14 +181,23 @@ impl Datapath {
         self.prober.take_news()
     }
 
-    /// What the programs have counted; empty without programs.
+    /// What the programs have counted, by lane and by peer; empty without programs.
     pub fn counters(&mut self) -> Counters {
+        self.counted(Programs::counters)
+    }
+
+    /// What the programs have counted by lane; empty without programs.
+    pub fn lane_figures(&mut self) -> Vec<LaneFigures> {
+        figures_of_lanes(&self.counted(Programs::lane_counters))
+    }
+
+    fn counted<T: Default>(&mut self, read: fn(&mut Programs) -> Result<T, Failure>) -> T {
         let Ok(programs) = &mut self.programs else {
-            return Counters::default();
+            return T::default();
         };
-        programs.counters().unwrap_or_else(|why| {
+        read(programs).unwrap_or_else(|why| {
             tracing::warn!(%why, "the counters cannot be read");
-            Counters::default()
+            T::default()
         })
     }
 }
@@ -272,17 +282,6 @@ fn resolve(next_hop: &IpAddr) {
 
 /// Counters as metrics have them.
 pub fn figures(counters: &Counters) -> (Vec<LaneFigures>, Vec<PeerDrops>) {
-    let lanes = counters
-        .lanes
-        .iter()
-        .map(|(name, count)| LaneFigures {
-            lane: lane_text(*name),
-            sent: [count.sent_packets, count.sent_bypassing],
-            received: [count.received_packets, count.received_bypassing],
-            bytes: [count.sent_bytes, count.received_bytes],
-            dropped: reasons(&count.dropped),
-        })
-        .collect();
     let peers = counters
         .peers
         .iter()
@@ -292,7 +291,20 @@ pub fn figures(counters: &Counters) -> (Vec<LaneFigures>, Vec<PeerDrops>) {
             dropped: reasons(&count.dropped),
         })
         .collect();
-    (lanes, peers)
+    (figures_of_lanes(&counters.lanes), peers)
+}
+
+fn figures_of_lanes(lanes: &BTreeMap<LaneName, LaneCount>) -> Vec<LaneFigures> {
+    lanes
+        .iter()
+        .map(|(name, count)| LaneFigures {
+            lane: lane_text(*name),
+            sent: [count.sent_packets, count.sent_bypassing],
+            received: [count.received_packets, count.received_bypassing],
+            bytes: [count.sent_bytes, count.received_bytes],
+            dropped: reasons(&count.dropped),
+        })
+        .collect()
 }
 
 /// A lane as status and metrics name it.

@@ -43,6 +43,9 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) interfaces: &'a BTreeMap<String, u32>,
 }
 
+// The plan says which tunnels have no place; it must count as the maps do.
+const _: () = assert!(podlane_plan::datapath::MAX_TUNNELS == MAX_TUNNELS);
+
 /// What the maps should hold, and what of the declared has no place in them. Whoever has an index or a slot keeps it.
 pub(crate) fn wanted(
     datapath: &Datapath,

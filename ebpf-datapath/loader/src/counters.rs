@@ -87,11 +87,11 @@ impl Programs {
     /// # Errors
     /// When the maps cannot be read.
     pub fn counters(&mut self) -> Result<Counters, Failure> {
+        let mut counters = Counters {
+            lanes: self.lane_counters()?,
+            peers: BTreeMap::new(),
+        };
         let maps = &mut self.loaded.maps;
-        let mut counters = Counters::default();
-        for (slot, name) in slots(&maps.settings()?) {
-            counters.lanes.insert(name, lane(&maps.lane(slot)?));
-        }
         for (outer, peer) in &maps.peers()? {
             if let Some(name) = self.names.get(outer) {
                 let counted = maps.peer(peer.index)?;
@@ -99,6 +99,17 @@ impl Programs {
             }
         }
         Ok(counters)
+    }
+
+    /// The lanes' part of [`Programs::counters`]: as cheap with thousands of peers as with one.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn lane_counters(&mut self) -> Result<BTreeMap<LaneName, LaneCount>, Failure> {
+        let maps = &mut self.loaded.maps;
+        slots(&maps.settings()?)
+            .map(|(slot, name)| Ok((name, lane(&maps.lane(slot)?))))
+            .collect()
     }
 }
 
