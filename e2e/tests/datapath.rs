@@ -86,7 +86,9 @@ fn programs(context: &mut Context) -> Result<()> {
             "programs sent {before}, then {after} packets by {lane}"
         );
         let port = if lane == "vxlan" { 8472 } else { 6081 };
-        let wrapped = seen.count(&format!("udp dst port {port} and host 192.168.20.100"))?;
+        let wrapped = seen.count(&format!(
+            "udp dst port {port} and udp[39] = 1 and host 192.168.20.100"
+        ))?;
         ensure!(wrapped >= 16, "the router saw {wrapped} packets of {lane}");
         let node = lab.kubectl()?.get(&["routingnode", "k8s-ctr"])?;
         ensure!(
