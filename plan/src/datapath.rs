@@ -151,6 +151,8 @@ pub struct Attached {
     pub tunnels: BTreeSet<String>,
     /// Underlay devices.
     pub underlay: BTreeSet<String>,
-    /// Devices that lead to pods: true where a single pod is behind it, and so a flow to it may bypass the stack.
+    /// Whether packets may leave by the underlay as they are: only then is there something to do at these devices' egress.
+    pub leaving_plain: bool,
+    /// Devices that lead to pods: true where flows bypass the stack and a single pod is behind it, so that a flow to it may.
     pub pods: BTreeMap<String, bool>,
 }

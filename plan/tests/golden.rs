@@ -113,6 +113,7 @@ fn datapath_in_words(programs: &Datapath, notes: &BTreeSet<Note>) -> String {
         ("bypass", programs.bypass),
         ("plain sources checked", programs.check_underlay),
         ("enters by the tunnel device", programs.enter_by_tunnel),
+        ("watched leaving", programs.attached.leaving_plain),
     ];
     let set: Vec<_> = flags
         .iter()

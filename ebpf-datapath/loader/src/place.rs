@@ -73,12 +73,12 @@ pub(crate) fn declared(attached: &Attached) -> impl Iterator<Item = (Role, &str)
         .tunnels
         .iter()
         .flat_map(|device| [(Role::TunnelIngress, device), (Role::TunnelEgress, device)]);
-    let underlay = attached
-        .underlay
-        .iter()
-        .flat_map(|device| [(Role::UnderlayIngress, device), (Role::UnderlayEgress, device)]);
-    let pods = attached.pods.iter().flat_map(|(device, single)| {
-        let stamping = single.then_some((Role::PodEgress, device));
+    let underlay = attached.underlay.iter().flat_map(|device| {
+        let stamping = attached.leaving_plain.then_some((Role::UnderlayEgress, device));
+        stamping.into_iter().chain([(Role::UnderlayIngress, device)])
+    });
+    let pods = attached.pods.iter().flat_map(|(device, stamps)| {
+        let stamping = stamps.then_some((Role::PodEgress, device));
         stamping.into_iter().chain([(Role::PodIngress, device)])
     });
     tunnels

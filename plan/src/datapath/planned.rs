@@ -41,6 +41,11 @@ pub fn datapath(
     underlay.extend(of_peers.devices);
     underlay.retain(|device| !observed.ours.devices.contains_key(device));
 
+    let leaving_plain = of_peers
+        .networks
+        .values()
+        .any(|owner| matches!(owner, Owner::Peer { native: Some(_), .. }));
+
     let unassigned = uncovering(assignment, peers, observed).map(|cidr| (*cidr, Owner::Unassigned));
     let mut all: BTreeMap<_, _> = unassigned.collect();
     all.extend(of_peers.networks);
@@ -74,7 +79,12 @@ pub fn datapath(
         attached: Attached {
             tunnels: tunnels.values().map(|tunnel| tunnel.device.clone()).collect(),
             underlay,
-            pods: pods.devices,
+            leaving_plain,
+            pods: pods
+                .devices
+                .into_iter()
+                .map(|(device, is_single)| (device, is_single && bypass))
+                .collect(),
         },
         tunnels,
     };

@@ -252,6 +252,9 @@ fn ptp_pods_have_a_device_each() {
         plan.local_pod_cidrs,
         ["172.20.0.0/24", "fd00:20::/64"].map(cidr).into()
     );
+    node.told.datapath.bypass = false;
+    let stamping = node.plan().0.attached.pods.values().any(|stamps| *stamps);
+    assert!(!stamping, "without the bypass there is nothing to stamp");
 }
 
 #[test]

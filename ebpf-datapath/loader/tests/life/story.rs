@@ -79,6 +79,7 @@ pub(crate) fn declared() -> Datapath {
     datapath.attached = Attached {
         tunnels: ["podlane_vxlan".to_owned()].into(),
         underlay: ["eth1".to_owned()].into(),
+        leaving_plain: true,
         pods: [("pod1".to_owned(), true)].into(),
     };
     datapath

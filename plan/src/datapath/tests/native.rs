@@ -13,7 +13,7 @@ fn the_native_lane_is_open_to_those_that_may_use_it() {
     let mut node = story();
     let (plan, _) = node.plan();
     // All policies ask for a tunnel; a peer that has not heard of it sends natively as it did.
-    assert!(plan.native && plan.check_underlay);
+    assert!(plan.native && plan.check_underlay && plan.attached.leaving_plain);
     assert_eq!(native(&plan, "172.20.1.0/24"), Some(&on_link));
     assert_eq!(native(&plan, "172.20.2.0/24"), None);
     // One that has not reported its links may be on ours.
@@ -40,6 +40,10 @@ fn the_native_lane_is_open_to_those_that_may_use_it() {
     let (plan, _) = node.plan();
     assert!(!plan.native);
     assert_eq!(native(&plan, "172.20.1.0/24"), None);
+    assert!(
+        !plan.attached.leaving_plain,
+        "nothing leaves as it is, and there is nothing to watch"
+    );
 }
 
 #[test]

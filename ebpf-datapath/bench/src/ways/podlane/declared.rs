@@ -45,7 +45,8 @@ pub(super) fn datapath(
         attached: Attached {
             tunnels: tunnel.iter().map(Tunnel::device).collect(),
             underlay: [ETH0.to_owned()].into(),
-            pods: [(POD_VETH.to_owned(), true)].into(),
+            leaving_plain: tunnel.is_none(),
+            pods: [(POD_VETH.to_owned(), bypass)].into(),
         },
         tunnels: open.into_iter().collect(),
     })
