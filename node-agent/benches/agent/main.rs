@@ -9,6 +9,7 @@ mod passes;
 mod program;
 mod table;
 
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use std::process::{Command, ExitCode};
 
@@ -38,11 +39,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs something on a thread in a network namespace of its own.
+/// Runs something on a thread in a network namespace of its own, with a BPF file system of its own where agents look for one.
 fn in_fresh_namespace(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| format!("no network namespace can be made ({errno})"))?;
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
+            .and_then(|()| {
+                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+                mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+                mount(
+                    Some("bpf"),
+                    "/sys/fs/bpf",
+                    Some("bpf"),
+                    MsFlags::empty(),
+                    None::<&str>,
+                )
+            })
+            .map_err(|errno| format!("no namespaces of its own can be made ({errno})"))?;
         work();
         Ok(())
     });
