@@ -9,9 +9,8 @@ mod passes;
 mod program;
 mod table;
 
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-use std::process::{Command, ExitCode};
+use podlane_test_namespaces::{in_fresh, ip};
+use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Cargo passes --bench; a word chooses a part.
@@ -19,16 +18,16 @@ fn main() -> ExitCode {
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
     let chosen = |part: &str| only.as_deref().is_none_or(|only| only == part);
-    if let Err(reason) = in_fresh_namespace(|| ()) {
-        println!("NOT RUN: {reason}. Run it as root.");
+    if let Err(reason) = in_fresh(|| ()) {
+        println!("NOT RUN: {reason}.");
         return ExitCode::SUCCESS;
     }
     let mut measured = Ok(());
     if chosen("passes") {
-        measured = measured.and(in_fresh_namespace(passes::measure));
+        measured = measured.and(in_fresh(passes::measure));
     }
     if chosen("program") {
-        measured = measured.and(in_fresh_namespace(program::measure));
+        measured = measured.and(in_fresh(program::measure));
     }
     match measured {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,37 +36,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Runs something on a thread in a network namespace of its own, with a BPF file system of its own where agents look for one.
-fn in_fresh_namespace(work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-            .and_then(|()| {
-                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-                mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-                mount(
-                    Some("bpf"),
-                    "/sys/fs/bpf",
-                    Some("bpf"),
-                    MsFlags::empty(),
-                    None::<&str>,
-                )
-            })
-            .map_err(|errno| format!("no namespaces of its own can be made ({errno})"))?;
-        work();
-        Ok(())
-    });
-    thread.join().unwrap_or_else(|_| Err("see above".to_owned()))
-}
-
-/// Runs ip(8) in the calling thread's namespace.
-fn ip(arguments: &str) {
-    let status = Command::new("ip")
-        .args(arguments.split_whitespace())
-        .status()
-        .expect("ip(8) is installed");
-    assert!(status.success(), "ip {arguments}");
 }
 
 /// The node's underlay: eth1 with 192.168.10.100/24 and a default route.

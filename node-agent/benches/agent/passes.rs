@@ -1,6 +1,6 @@
 //! Single passes over 5,000 peers.
 
-use crate::{in_fresh_namespace, table, underlay};
+use crate::{table, underlay};
 use podlane_agent::datapath::Datapath;
 use podlane_agent::kernel::Kernel;
 use podlane_agent::pass::{Outcome, Pass};
@@ -9,6 +9,7 @@ use podlane_plan::desired::{Assignment, Peer};
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_test_namespaces::in_fresh;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -105,7 +106,7 @@ pub(crate) fn measure() {
     let (sender, samples) = std::sync::mpsc::channel();
     for _ in 0..7 {
         let sender = sender.clone();
-        in_fresh_namespace(move || {
+        in_fresh(move || {
             underlay();
             let (outcome, took) = pass(&mut Kernel::default(), &peers());
             assert!(outcome.applied as u32 >= 2 * PEERS);

@@ -2,17 +2,18 @@
 
 use crate::api_server::{ApiServer, Objects};
 use crate::passes::{PEERS, node_address, pod_cidr};
-use crate::{in_fresh_namespace, ip, table, underlay};
+use crate::{table, underlay};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+use podlane_test_namespaces::{in_fresh, ip};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub(crate) fn measure() {
     for peers in [3, PEERS] {
-        in_fresh_namespace(move || with_peers(peers)).expect("measured");
+        in_fresh(move || with_peers(peers)).expect("measured");
     }
 }
 

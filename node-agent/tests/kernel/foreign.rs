@@ -1,12 +1,12 @@
 //! What is somebody else's stays as it is, and is named where it is in the way.
 
-use crate::netns::{Test, ip, ip_lines};
 use crate::story::{OUTER, declared, encapsulated, failures, key, observe, on, pass, settle, underlay};
 use nix::errno::Errno;
 use podlane_agent::kernel::Kernel;
 use podlane_plan::diff::Operation;
 use podlane_plan::kernel::{Device, KernelState, MacAddress, Route};
 use podlane_plan::lane::{Tunnel, TunnelProtocol};
+use podlane_test_namespaces::{Test, ip, ip_lines};
 use std::time::Duration;
 
 pub(crate) const TESTS: &[Test] = &[

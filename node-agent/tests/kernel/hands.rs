@@ -1,9 +1,9 @@
 //! What somebody changes by hand: noticed, and put right.
 
-use crate::netns::{Test, ip};
 use crate::story::{declared, observe, settle, underlay};
 use podlane_agent::kernel::Kernel;
 use podlane_agent::kernel::events::{Events, Interest};
+use podlane_test_namespaces::{Test, ip};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;

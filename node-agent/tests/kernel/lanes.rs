@@ -1,12 +1,12 @@
 //! Routes, neighbours, addresses and devices: made, changed in place, and taken away.
 
-use crate::netns::{Test, in_fresh, ip, ip_lines};
 use crate::story::{
     OUTER, SIX_GATEWAY, at, declared, encapsulated, failures, key, observe, on, pass, settle, underlay, via,
 };
 use podlane_agent::kernel::Kernel;
 use podlane_plan::diff::Operation;
 use podlane_plan::kernel::{KernelState, MacAddress, Route};
+use podlane_test_namespaces::{Test, in_fresh, ip, ip_lines};
 use std::time::{Duration, Instant};
 
 pub(crate) const TESTS: &[Test] = &[

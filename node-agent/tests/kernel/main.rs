@@ -3,24 +3,23 @@
 mod foreign;
 mod hands;
 mod lanes;
-mod netns;
 mod passes;
 mod programs;
 mod reading;
 mod story;
 mod traffic;
 
+use podlane_test_namespaces::Suite;
+
 fn main() {
-    netns::run(
-        &[
-            lanes::TESTS,
-            foreign::TESTS,
-            hands::TESTS,
-            reading::TESTS,
-            passes::TESTS,
-            traffic::TESTS,
-        ]
-        .concat(),
-        &[traffic::GENEVE_TESTS, programs::TESTS],
-    );
+    Suite::new("of the agent on a real kernel", || Ok(()))
+        .tests(lanes::TESTS)
+        .tests(foreign::TESTS)
+        .tests(hands::TESTS)
+        .tests(reading::TESTS)
+        .tests(passes::TESTS)
+        .tests(traffic::TESTS)
+        .where_possible(&traffic::GENEVE_TESTS)
+        .where_possible(&programs::TESTS)
+        .run();
 }

@@ -1,6 +1,5 @@
 //! Whole passes: from what a node is told to what its kernel holds.
 
-use crate::netns::{Test, ip, ip_lines};
 use crate::story::{VXLAN, at, underlay};
 use podlane_agent::clean::clean;
 use podlane_agent::datapath::Datapath;
@@ -11,6 +10,7 @@ use podlane_plan::desired::{Assignment, Note, Peer};
 use podlane_plan::lane::Lane;
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_test_namespaces::{Test, ip, ip_lines};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};

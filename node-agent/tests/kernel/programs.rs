@@ -1,9 +1,6 @@
 //! Passes with programs loaded, pinned to a BPF file system of the test's own.
 
-use crate::netns::{Conditional, ip, ip_lines};
 use crate::passes::Node;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use podlane_agent::clean::clean;
 use podlane_agent::datapath::Datapath;
 use podlane_agent::kernel::Kernel;
@@ -11,6 +8,7 @@ use podlane_plan::desired::Note;
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::policy::RoutingMode;
 use podlane_plan::probes::ProbeKey;
+use podlane_test_namespaces::{Conditional, bpffs, ip, ip_lines, own_bpffs};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -25,18 +23,13 @@ pub(crate) const TESTS: Conditional = Conditional {
     ],
 };
 
-const BPFFS: &str = "/sys/fs/bpf";
-
 fn directory() -> PathBuf {
-    PathBuf::from(BPFFS).join("podlane")
+    bpffs().join("podlane")
 }
 
 /// Programs on a file system that only the calling thread sees, and that goes with it.
 fn datapath() -> Datapath {
-    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).expect("a namespace of its own");
-    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), None::<&str>).expect("a BPF file system");
+    own_bpffs().unwrap_or_else(|reason| panic!("{reason}"));
     Datapath::open(directory(), ProbeKey([7; 16]), Instant::now())
 }
 

@@ -1,9 +1,9 @@
 //! What is read besides: the underlay, others' routes, parameters.
 
-use crate::netns::{Test, in_fresh, ip};
 use crate::story::{declared, observe, settle, underlay};
 use podlane_agent::kernel::{Kernel, Sysctls};
 use podlane_plan::diff::Operation;
+use podlane_test_namespaces::{Test, in_fresh, ip};
 
 pub(crate) const TESTS: &[Test] = &[
     (

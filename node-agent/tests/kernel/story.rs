@@ -1,12 +1,12 @@
 //! The story's node k8s-ctr, and what the tests do with its kernel.
 
-use crate::netns::ip;
 use podlane_agent::kernel::{Failure, Kernel, Observation};
 use podlane_plan::diff::{Operation, diff};
 use podlane_plan::kernel::{
     COVER_METRIC, Device, KernelState, MacAddress, OnDevice, Route, RouteKey, RouteTarget, lane_metric,
 };
 use podlane_plan::lane::{Tunnel, TunnelProtocol};
+use podlane_test_namespaces::ip;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 

@@ -1,6 +1,5 @@
 //! What a lane carries between two nodes, each a namespace, and what it is on the wire.
 
-use crate::netns::{Conditional, Test, in_fresh, ip};
 use crate::story::{VXLAN, at};
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -14,6 +13,7 @@ use podlane_plan::desired::{Assignment, Peer};
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_test_namespaces::{Conditional, Test, in_fresh, ip};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream, UdpSocket};

@@ -1,8 +1,8 @@
 //! Programs sit where they are declared, whatever happens to devices and links.
 
-use crate::namespace::{Test, bpffs, command, index};
 use crate::story::{declared, devices, has_tcx, on, open, settle};
 use podlane_datapath::{Cause, Hook};
+use podlane_test_namespaces::{Test, bpffs, command, index};
 use std::fs;
 
 pub(crate) const TESTS: &[Test] = &[

@@ -1,10 +1,10 @@
 //! Where there is no tcx, filters of a clsact queueing discipline do; here they are asked for, so that they are tried on every kernel.
 
 use crate::foreign::attach_filter;
-use crate::namespace::{Test, bpffs, command};
 use crate::story::{declared, devices, open, open_with, settle, stranger};
 use aya::programs::TcAttachType;
 use podlane_datapath::{Options, Programs};
+use podlane_test_namespaces::{Test, bpffs, command};
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -1,10 +1,10 @@
 //! What is in the maps is as declared, and changes with as few writes as there are changes.
 
-use crate::namespace::{Test, command};
 use crate::story::{add_peer, address, declared, devices, network, open, open_with, settle};
 use podlane_datapath::{Cause, LaneName, Options};
 use podlane_plan::datapath::Datapath;
 use podlane_plan::lane::Tunnel;
+use podlane_test_namespaces::{Test, command};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
 //! Other people's programs on the same hooks stay, and run.
 
-use crate::namespace::{Test, command};
 use crate::story::{declared, devices, on, open, settle, stranger};
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{NlOptions, TcAttachOptions};
 use aya::programs::{SchedClassifier, TcAttachType};
 use aya::sys::{Stats, enable_stats};
 use podlane_datapath::{Followers, Hook};
+use podlane_test_namespaces::{Test, command};
 
 pub(crate) const TESTS: &[Test] = &[("filters_of_others_run_and_stay", filters_of_others_run_and_stay)];
 
@@ -68,7 +68,8 @@ fn programs_of_others_run_before_and_after_ours() {
     }
 
     drop(programs);
-    let removed = podlane_datapath::clean(&crate::namespace::bpffs().join("podlane")).expect("cleaned");
+    let removed =
+        podlane_datapath::clean(&podlane_test_namespaces::bpffs().join("podlane")).expect("cleaned");
     assert!(removed.iter().all(|(_, result)| result.is_ok()), "{removed:?}");
     assert_eq!(on("eth1", Hook::Ingress), [first, third], "{ours} alone is gone");
 }
@@ -85,7 +86,7 @@ fn filters_of_others_run_and_stay() {
     let count = theirs.info().expect("info").run_count();
     assert!(count >= 20, "{count} of 20 packets");
     drop(programs);
-    podlane_datapath::clean(&crate::namespace::bpffs().join("podlane")).expect("cleaned");
+    podlane_datapath::clean(&podlane_test_namespaces::bpffs().join("podlane")).expect("cleaned");
     assert!(command("tc filter show dev eth1 ingress").contains("pref 7 bpf"));
 }
 

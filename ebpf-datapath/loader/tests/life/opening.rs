@@ -1,8 +1,8 @@
 //! Maps and programs are taken over where they fit, and made anew where not.
 
-use crate::namespace::{Test, bpffs};
 use crate::story::{declared, devices, on, open, open_with, settle};
 use podlane_datapath::{Hook, Options};
+use podlane_test_namespaces::{Test, bpffs};
 use std::fs;
 
 pub(crate) const TESTS: &[Test] = &[

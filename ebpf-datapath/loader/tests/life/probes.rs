@@ -1,9 +1,9 @@
 //! Probes between two nodes, each with programs of its own.
 
-use crate::namespace::{Test, bpffs, command};
 use crate::story::{VXLAN, add_peer, address, declared, devices, forward, network, open, settle};
 use podlane_datapath::{LaneName, Options, Over, ProbeFailure, ProbeToSend, Programs, Reason};
 use podlane_plan::datapath::{Datapath, Owner};
+use podlane_test_namespaces::{Test, bpffs, command};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;

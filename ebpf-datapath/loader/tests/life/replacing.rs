@@ -1,11 +1,11 @@
 //! Programs are replaced while packets flow.
 
-use crate::namespace::{Test, bpffs, command, index};
 use crate::story::{declared, devices, on, open, open_with, settle, stranger};
 use aya::programs::SchedClassifier;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
 use podlane_datapath::{Hook, Options, Programs};
+use podlane_test_namespaces::{Test, bpffs, command, index};
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,6 +1,5 @@
 //! What the tests declare: the story's first node, k8s-ctr, and what sees what came of it.
 
-use crate::namespace::{bpffs, command, index};
 use aya::programs::SchedClassifier;
 use ipnet::IpNet;
 use podlane_bpf_syscall::{Hook, programs};
@@ -8,6 +7,7 @@ use podlane_datapath::{Options, Programs, Synced};
 use podlane_plan::datapath::{Attached, Datapath, DatapathPeer, NativeLane, OpenTunnel, Owner, Way};
 use podlane_plan::kernel::MacAddress;
 use podlane_plan::lane::{Tunnel, TunnelProtocol};
+use podlane_test_namespaces::{bpffs, command, index};
 use std::net::{IpAddr, Ipv4Addr};
 
 pub(crate) const VXLAN: Tunnel = Tunnel {

@@ -1,8 +1,8 @@
 //! The loader's errors say what to do.
 
-use crate::namespace::{Test, bpffs};
 use crate::story::{declared, devices};
 use podlane_datapath::{Cause, Options, Programs};
+use podlane_test_namespaces::{Test, bpffs};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;

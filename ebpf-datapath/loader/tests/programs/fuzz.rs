@@ -7,7 +7,6 @@ use crate::cases::tell;
 use crate::compare::{differences, report, tuples};
 use crate::machine::{Hook, Machine, is_taken};
 use crate::model::probe_tag;
-use crate::netns::Test;
 use crate::packet::{ACK, form, tcp, udp};
 use crate::random::{
     PEERS, Random, between_pods, from_a_pod, in_some_tunnel, mutate, noise, pod_of, some_probe, some_slot,
@@ -15,6 +14,7 @@ use crate::random::{
 use crate::story::{self, Devices, GENERATION, ON_LINK};
 use podlane_datapath_common::probe::{LENGTH, ProbeState, REPLY};
 use podlane_datapath_common::settings_flag;
+use podlane_test_namespaces::Test;
 use std::collections::BTreeMap;
 use std::time::Instant;
 

@@ -6,27 +6,25 @@ mod forged;
 mod fuzz;
 mod machine;
 mod model;
-mod netns;
 mod packet;
 mod random;
 mod story;
 mod wire;
 
+use podlane_test_namespaces::Suite;
+
 fn main() {
-    netns::run(
-        &[
-            cases::encapsulated::TESTS,
-            cases::inner::TESTS,
-            cases::plain::TESTS,
-            cases::pods::TESTS,
-            cases::bypass::TESTS,
-            cases::refused::TESTS,
-            cases::probes::TESTS,
-            forged::TESTS,
-            wire::raw::TESTS,
-            wire::kernel::TESTS,
-            fuzz::TESTS,
-        ]
-        .concat(),
-    );
+    Suite::new("of the eBPF programs", || Ok(()))
+        .tests(cases::encapsulated::TESTS)
+        .tests(cases::inner::TESTS)
+        .tests(cases::plain::TESTS)
+        .tests(cases::pods::TESTS)
+        .tests(cases::bypass::TESTS)
+        .tests(cases::refused::TESTS)
+        .tests(cases::probes::TESTS)
+        .tests(forged::TESTS)
+        .tests(wire::raw::TESTS)
+        .tests(wire::kernel::TESTS)
+        .tests(fuzz::TESTS)
+        .run();
 }

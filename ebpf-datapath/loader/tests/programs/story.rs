@@ -1,12 +1,12 @@
 //! The node that most tests are about, and its devices.
 
 use crate::model::Node;
-use crate::netns::{index, ip, parameter};
 use crate::packet::{IpPacket, Link, TunnelHeader, encapsulated, udp};
 use podlane_datapath_common::{
     Address, Network4, Network6, Peer, PodNetwork, PodNetworkKind, Settings, TrieKey, Tunnel, peer_flag,
     pod_network_flag, settings_flag, tunnel_flag,
 };
+use podlane_test_namespaces::{index, ip, parameter};
 use std::net::IpAddr;
 
 /// The underlay device's link-layer address.

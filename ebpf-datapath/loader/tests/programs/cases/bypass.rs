@@ -5,13 +5,13 @@ use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, ToPod, ToUnderlay};
 use crate::model::{Node, Tuple, UNKNOWN, tuple_of};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, FIN, IpPacket, RST, SYN, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
     FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER, GENERATION, IN_TUNNEL, OVER_V4, OVER_V6, TO_POD, TUNNELS, address,
     in_tunnel, outer_from,
 };
 use podlane_datapath_common::{FlowKind, FlowState, NATIVE_SLOT, Reason, settings_flag};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     (

@@ -3,13 +3,13 @@
 use super::Table;
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, ToTunnelDevice};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, IpPacket, TunnelHeader, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
     self, FROM_ROUTER, IN_TUNNEL, OFF_LINK, ON_LINK, OVER_V4, OVER_V6, TUNNELS, address, in_tunnel,
     outer_from,
 };
 use podlane_datapath_common::{Reason, ip_protocol, settings_flag};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("every_tunnel_is_taken_off", every_tunnel_is_taken_off),
@@ -125,9 +125,9 @@ fn families_that_differ() {
             }
         }
         table.end();
-        crate::netns::ip("link del eth0");
+        podlane_test_namespaces::ip("link del eth0");
         for device in ["pod1", "pod2", "tun0"] {
-            crate::netns::ip(&format!("link del {device}"));
+            podlane_test_namespaces::ip(&format!("link del {device}"));
         }
     }
 }

@@ -4,10 +4,10 @@ use super::Table;
 use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, ToTunnelDevice};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, IpPacket, encapsulated, frame, ip_packet, tcp, udp};
 use crate::story::{self, FROM_ROUTER, IN_TUNNEL, OVER_V4, TUNNELS, in_tunnel, outer_from};
 use podlane_datapath_common::{Reason, settings_flag};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("inner_packets_are_checked", inner_packets_are_checked),

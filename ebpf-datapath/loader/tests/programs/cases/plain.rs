@@ -3,10 +3,10 @@
 use super::Table;
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass};
-use crate::netns::{Test, ip};
 use crate::packet::{ACK, IpPacket, Link, frame, tcp, udp};
 use crate::story::{FROM_NEIGHBOUR, FROM_ROUTER, address};
 use podlane_datapath_common::{Reason, settings_flag};
+use podlane_test_namespaces::{Test, ip};
 
 pub(crate) const TESTS: &[Test] = &[
     ("plain_sources_are_checked", plain_sources_are_checked),

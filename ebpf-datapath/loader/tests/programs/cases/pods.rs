@@ -3,10 +3,10 @@
 use super::Table;
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, IpPacket, frame, ip_packet, tcp, udp};
 use crate::story::{FROM_POD, OFF_LINK, ON_LINK, OVER_V4, OVER_V6};
 use podlane_datapath_common::{Reason, ip_protocol};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     (

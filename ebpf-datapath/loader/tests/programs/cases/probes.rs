@@ -4,11 +4,11 @@ use super::Table;
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, Taken, ToUnderlay};
 use crate::model::{Verdict, probe_tag};
-use crate::netns::Test;
 use crate::packet::{Body, IpPacket, form, ip_packet, probe_body};
 use crate::story::{FROM_NEIGHBOUR, FROM_ROUTER, OVER_V4, OVER_V6, PROBE_KEY, in_tunnel};
 use podlane_datapath_common::probe::{LENGTH, MOST_A_SECOND, ProbeState, REPLY, REQUEST, SHORT_REPLY};
 use podlane_datapath_common::{Reason, ip_protocol, settings_flag};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("requests_are_answered", requests_are_answered),

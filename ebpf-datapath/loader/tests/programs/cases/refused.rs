@@ -5,12 +5,12 @@ use super::bypass::{received, sent, tuple};
 use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{self, Drop, Pass, ToPod, ToUnderlay};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, FIN, IpPacket, RST, SYN, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
     FROM_POD, FROM_ROUTER, GENERATION, IN_TUNNEL, OVER_V4, TUNNELS, address, in_tunnel, outer_from,
 };
 use podlane_datapath_common::{FlowKind, FlowState, Reason};
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("who_may_not_bypass_outward", who_may_not_bypass_outward),

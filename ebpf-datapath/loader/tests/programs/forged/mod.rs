@@ -8,11 +8,11 @@ mod tunnelled;
 use crate::cases::bypass::{received, sent, tuple};
 use crate::cases::tell;
 use crate::machine::{Hook, Machine};
-use crate::netns::Test;
 use crate::packet::{ACK, IpPacket, tcp, udp};
 use crate::random::{Random, own_pod, pod_of};
 use crate::story::{self, Devices, IN_TUNNEL, OVER_V4};
 use podlane_datapath_common::{LaneCounters, Reason};
+use podlane_test_namespaces::Test;
 use std::net::IpAddr;
 use std::time::Instant;
 

@@ -1,12 +1,12 @@
 //! The kernel's own VXLAN device as the other end, and what tshark makes of the frames.
 
-use super::{Elsewhere, Tap, Wire};
+use super::{Tap, Wire};
 use crate::cases::tell;
-use crate::netns::{Test, ip};
 use crate::packet::udp;
 use crate::story::FROM_POD;
 use nix::sys::socket::{setsockopt, sockopt};
 use podlane_datapath_common::{REASONS, Reason};
+use podlane_test_namespaces::{Elsewhere, Test, ip};
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
@@ -163,7 +163,7 @@ fn segmented(listens: &Elsewhere, at: SocketAddr, sends: &Elsewhere, from: IpAdd
 
 fn the_kernels_vxlan_device_is_the_other_end() {
     for (outer, (name, _, _)) in UNDERLAYS.iter().enumerate() {
-        crate::netns::in_fresh(move || {
+        podlane_test_namespaces::in_fresh(move || {
             let mut wire = Wire::new();
             let pods = other_node(&wire, outer);
             for (there, here) in pods {

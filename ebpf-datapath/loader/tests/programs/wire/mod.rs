@@ -5,77 +5,18 @@ pub(crate) mod kernel;
 pub(crate) mod raw;
 
 use crate::machine::{Machine, load, open};
-use crate::netns::{index, ip, parameter};
 use crate::story::{self, Devices};
 use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
-use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use podlane_test_namespaces::{Elsewhere, index, ip, parameter};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A network namespace of its own, entered by a thread of its own, that goes with it.
-pub(crate) struct Elsewhere {
-    jobs: Option<Sender<Job>>,
-    thread: Option<JoinHandle<()>>,
-    tid: i32,
-}
-
-impl Elsewhere {
-    pub(crate) fn new() -> Self {
-        let (jobs, work) = channel::<Job>();
-        let (tell, told) = channel();
-        let thread = std::thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            tell.send(nix::unistd::gettid().as_raw()).expect("somebody waits");
-            for job in work {
-                job();
-            }
-        });
-        Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            tid: told.recv().expect("the thread runs"),
-        }
-    }
-
-    /// Does something there.
-    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
-        let (tell, told) = channel();
-        let job: Job = Box::new(move || {
-            // Nobody waits only if this side has failed already.
-            let _ = tell.send(job());
-        });
-        self.jobs
-            .as_ref()
-            .expect("not ended")
-            .send(job)
-            .expect("the thread runs");
-        told.recv().expect("it is done")
-    }
-
-    /// Runs ip(8) there.
-    pub(crate) fn ip(&self, arguments: &str) -> String {
-        let arguments = arguments.to_owned();
-        self.run(move || ip(&arguments))
-    }
-}
-
-impl Drop for Elsewhere {
-    fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
-            // A thread that has failed has said so.
-            let _ = thread.join();
-        }
-    }
-}
+/// How long a frame may take that has to come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Frames of a device, in and out.
 pub(crate) struct Tap(OwnedFd);
@@ -106,10 +47,10 @@ impl Tap {
         assert_eq!(sent, Ok(frame.len()), "{} octets", frame.len());
     }
 
-    /// The next frame that is wanted; none within two seconds.
+    /// The next frame that is wanted; none while there is [`PATIENCE`].
     pub(crate) fn next(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let mut frame = vec![0; 65536];
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
             if let Ok(length) = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty())
                 && wanted(&frame[..length])
@@ -156,7 +97,7 @@ impl Wire {
             // Without the ends' own talk, all that is seen is what the tests send.
             ip(&format!(
                 "link add {device} address {mac} type veth peer name {device}-end address {end_mac} netns {}",
-                there.tid
+                there.tid()
             ));
             ip(&format!("link set {device} addrgenmode none up"));
             there.ip("link set lo up");

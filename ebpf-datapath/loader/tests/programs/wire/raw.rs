@@ -5,13 +5,13 @@ use crate::cases::tell;
 use crate::compare::without_port;
 use crate::machine::Hook;
 use crate::model::{Key, Verdict, forwarded};
-use crate::netns::Test;
 use crate::packet::{ACK, Body, FIN, IpPacket, Link, SYN, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
     FROM_POD, FROM_ROUTER, IN_TUNNEL, NODE_MAC, OFF_LINK, OVER_V4, OVER_V6, PEER_TUNNEL_MAC, ROUTER_MAC,
     TO_POD, TUNNEL_MAC, TUNNELS, address, outer_from,
 };
 use podlane_datapath_common::ip_protocol;
+use podlane_test_namespaces::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     (
