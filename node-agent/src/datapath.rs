@@ -319,29 +319,8 @@ pub fn lane_text(name: LaneName) -> String {
 fn reasons(dropped: &BTreeMap<Reason, u64>) -> Vec<(&'static str, u64)> {
     dropped
         .iter()
-        .map(|(reason, count)| (reason_text(*reason), *count))
+        .map(|(reason, count)| (reason.name(), *count))
         .collect()
-}
-
-/// A reason in a word, as status and metrics have it.
-pub const fn reason_text(reason: Reason) -> &'static str {
-    match reason {
-        Reason::NoPeer => "NoPeer",
-        Reason::ForgedOuter => "ForgedOuter",
-        Reason::WrongVni => "WrongVNI",
-        Reason::BadHeader => "BadHeader",
-        Reason::ForgedInner => "ForgedInner",
-        Reason::NotHere => "NotHere",
-        Reason::Malformed => "Malformed",
-        Reason::PlainPodSource => "PlainPodSource",
-        Reason::WrongLinkAddress => "WrongLinkAddress",
-        Reason::PodSource => "PodSource",
-        Reason::TunnelPort => "TunnelPort",
-        Reason::EcnInvalid => "ECNInvalid",
-        Reason::NoRoom => "NoRoom",
-        Reason::Probe => "Probe",
-        Reason::NoWay => "NoWay",
-    }
 }
 
 #[cfg(test)]

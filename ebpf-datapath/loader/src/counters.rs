@@ -62,24 +62,6 @@ pub struct PeerCount {
     pub dropped: BTreeMap<Reason, u64>,
 }
 
-const REASONS: [Reason; 15] = [
-    Reason::NoPeer,
-    Reason::ForgedOuter,
-    Reason::WrongVni,
-    Reason::BadHeader,
-    Reason::ForgedInner,
-    Reason::NotHere,
-    Reason::Malformed,
-    Reason::PlainPodSource,
-    Reason::WrongLinkAddress,
-    Reason::PodSource,
-    Reason::TunnelPort,
-    Reason::EcnInvalid,
-    Reason::NoRoom,
-    Reason::Probe,
-    Reason::NoWay,
-];
-
 impl Programs {
     /// Reads the counters while programs go on counting: numbers of one lane may differ by packets that pass meanwhile. Peers are those of the last
     /// [`Programs::sync`]; one that has several outer addresses has the sum.
@@ -146,9 +128,9 @@ fn lane(counted: &LaneCounters) -> LaneCount {
         received_bytes: counted.received_bytes,
         sent_bypassing: counted.sent_bypassing,
         received_bypassing: counted.received_bypassing,
-        dropped: REASONS
-            .into_iter()
-            .map(|reason| (reason, counted.dropped[reason as usize]))
+        dropped: Reason::ALL
+            .iter()
+            .map(|reason| (*reason, counted.dropped[*reason as usize]))
             .filter(|(_, dropped)| *dropped != 0)
             .collect(),
     }
@@ -159,10 +141,10 @@ fn add(sum: &mut PeerCount, counted: &PeerCounters) {
     sum.sent_bytes += counted.sent_bytes;
     sum.received_packets += counted.received_packets;
     sum.received_bytes += counted.received_bytes;
-    for reason in REASONS {
-        let dropped = u64::from(counted.dropped[reason as usize]);
+    for reason in Reason::ALL {
+        let dropped = u64::from(counted.dropped[*reason as usize]);
         if dropped != 0 {
-            *sum.dropped.entry(reason).or_default() += dropped;
+            *sum.dropped.entry(*reason).or_default() += dropped;
         }
     }
 }
