@@ -5,6 +5,7 @@ use crate::desired::Assignment;
 use crate::kernel::{DEVICE_PREFIX, Observed};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// This node's pods, as the kernel's routes show them.
 #[derive(Default)]
@@ -17,7 +18,8 @@ pub(super) struct Pods {
 }
 
 /// The node's pod CIDRs, and within them the routes of its network plugin: a route of a host is a pod's (ptp), a wider one leads to a bridge.
-/// A route with a gateway leads to nobody's device; what is behind it counts as nobody's source.
+/// A route by way of a pod is that pod's, which routes. One by any other gateway leads to nobody's device; what is behind it counts as nobody's
+/// source.
 pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTreeSet<String>) -> Pods {
     let mut pods = Pods::default();
     let nowhere = || Owner::Local { device: None };
@@ -39,11 +41,16 @@ pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTr
 
     // A pod has an address or none of each family.
     let mut hosts: BTreeMap<(&str, bool), usize> = BTreeMap::new();
+    let mut by_gateway = Vec::new();
     for route in routes {
         let [hop] = route.next_hops.as_slice() else {
             continue;
         };
-        if hop.gateway.is_some() || hop.device.starts_with(DEVICE_PREFIX) {
+        if hop.device.starts_with(DEVICE_PREFIX) {
+            continue;
+        }
+        if let Some(gateway) = hop.gateway {
+            by_gateway.push((route.destination, gateway, &hop.device));
             continue;
         }
         if underlay.contains(&hop.device) {
@@ -59,5 +66,28 @@ pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTr
         let device = Some(hop.device.clone());
         pods.networks.insert(route.destination, Owner::Local { device });
     }
+    let routed = by_gateway
+        .into_iter()
+        .filter(|(_, gateway, device)| pods.device_of(gateway) == Some(*device))
+        .map(|(network, _, device)| {
+            let device = Some(device.clone());
+            (network, Owner::Local { device })
+        })
+        .collect::<Vec<_>>();
+    pods.networks.extend(routed);
     pods
+}
+
+impl Pods {
+    /// The device that leads to an address.
+    fn device_of(&self, address: &IpAddr) -> Option<&String> {
+        let containing = self
+            .networks
+            .iter()
+            .filter(|(network, _)| network.contains(address));
+        match containing.max_by_key(|(network, _)| network.prefix_len())? {
+            (_, Owner::Local { device }) => device.as_ref(),
+            _ => None,
+        }
+    }
 }

@@ -220,10 +220,12 @@ fn ptp_pods_have_a_device_each() {
     node.route("172.20.0.5/32", &[(None, "veth5")]);
     node.route("fd00:20::5/128", &[(None, "veth5")]);
     node.route("172.20.0.6/32", &[(None, "veth6")]);
-    // Several pods behind a device with host routes; a network behind a pod; ours.
+    // Several pods behind a device with host routes; a network behind a pod that routes; gateways that are no pods of that device; ours.
     node.route("172.20.0.7/32", &[(None, "router7")]);
     node.route("172.20.0.8/32", &[(None, "router7")]);
     node.route("172.20.0.128/25", &[(Some("172.20.0.5"), "veth5")]);
+    node.route("172.20.0.64/27", &[(Some("172.20.0.6"), "veth5")]);
+    node.route("172.20.0.96/27", &[(Some("10.0.0.1"), "eth7")]);
     node.route("172.20.0.9/32", &[(None, "podlane_vxlan")]);
     let (plan, notes) = node.plan();
     assert!(notes.is_empty(), "{notes:?}");
@@ -242,10 +244,11 @@ fn ptp_pods_have_a_device_each() {
         ("172.20.0.5/32", Some("veth5")),
         ("fd00:20::5/128", Some("veth5")),
         ("172.20.0.8/32", Some("router7")),
+        ("172.20.0.128/25", Some("veth5")),
     ] {
         assert_eq!(plan.networks[&cidr(network)], local(device), "{network}");
     }
-    for network in ["172.20.0.128/25", "172.20.0.9/32"] {
+    for network in ["172.20.0.64/27", "172.20.0.96/27", "172.20.0.9/32"] {
         assert!(!plan.networks.contains_key(&cidr(network)), "{network}");
     }
     assert_eq!(
