@@ -211,7 +211,7 @@ pub enum RouteTarget {
         /// The underlay device.
         device: String,
     },
-    /// Wrapped: `encap ip id VNI src SOURCE dst DESTINATION ttl 64 via GATEWAY dev DEVICE onlink`.
+    /// Wrapped: `encap ip id VNI src SOURCE dst DESTINATION ttl 64 tos 4·DSCP via GATEWAY dev DEVICE onlink`.
     Encapsulated {
         /// The VNI.
         vni: u32,
@@ -219,6 +219,10 @@ pub enum RouteTarget {
         source: IpAddr,
         /// The outer destination: the peer's address.
         destination: IpAddr,
+        /// The DSCP of the outer header, 0 to 63 (RFC 2474, section 3). The tunnel's driver puts the inner ECN beside it
+        /// (`ip_tunnel_ecn_encap`, include/net/inet_ecn.h).
+        #[serde(default, skip_serializing_if = "is_default_class")]
+        dscp: u8,
         /// The inner next hop, resolved by a permanent neighbour: the peer's router address on IPv4, on IPv6 the link-local address of
         /// its tunnel devices.
         gateway: IpAddr,
@@ -227,6 +231,12 @@ pub enum RouteTarget {
     },
     /// Refused with ICMP (code: host unreachable on IPv4, no route on IPv6).
     Unreachable,
+}
+
+/// Whether a DSCP is the one that asks for nothing: default forwarding (RFC 2474, section 4.1).
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn is_default_class(dscp: &u8) -> bool {
+    *dscp == 0
 }
 
 /// A route of ours in the main table.
@@ -267,12 +277,16 @@ impl fmt::Display for Route {
                 vni,
                 source,
                 destination,
+                dscp,
                 gateway,
                 device,
-            } => write!(
-                f,
-                "encap id {vni} src {source} dst {destination} via {gateway} dev {device} onlink"
-            )?,
+            } => {
+                write!(f, "encap id {vni} src {source} dst {destination}")?;
+                if !is_default_class(dscp) {
+                    write!(f, " dscp {dscp}")?;
+                }
+                write!(f, " via {gateway} dev {device} onlink")?;
+            }
             RouteTarget::Unreachable => f.write_str("unreachable")?,
         }
         if let Some(source) = self.preferred_source {

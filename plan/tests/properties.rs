@@ -167,7 +167,7 @@ fn kernel_state() -> impl Strategy<Value = KernelState> {
                 },
             )
         });
-    let route = (0..8_u8, 0..3_u8, any::<bool>());
+    let route = (0..8_u8, 0..4_u8, any::<bool>());
     (
         proptest::collection::btree_map(0..4_u8, device, 0..4),
         proptest::collection::vec(route, 0..8),
@@ -183,10 +183,11 @@ fn kernel_state() -> impl Strategy<Value = KernelState> {
                 let destination = IpNet::new(Ipv4Addr::new(172, 20, number, 0).into(), 24).expect("a CIDR");
                 let gateway = Ipv4Addr::new(172, 20, number, 1).into();
                 let target = match (kind, names.first()) {
-                    (0, Some(device)) if !cover => RouteTarget::Encapsulated {
+                    (0 | 3, Some(device)) if !cover => RouteTarget::Encapsulated {
                         vni: 1,
                         source: Ipv4Addr::new(192, 168, 0, 10).into(),
                         destination: Ipv4Addr::new(192, 168, 0, number + 10).into(),
+                        dscp: if kind == 0 { 0 } else { 46 },
                         gateway,
                         device: device.clone(),
                     },

@@ -273,13 +273,14 @@ pub(crate) fn route(key: &RouteKey, route: &Route, device: u32, place: Place) ->
             vni,
             source,
             destination,
+            dscp,
             gateway: next_hop,
             ..
         } => {
             gateway(next_hop);
             message.header.kind = RouteType::Unicast;
             message.header.flags = RouteFlags::Onlink;
-            let (encap_type, encap) = encapsulation(*vni, source, destination);
+            let (encap_type, encap) = encapsulation(*vni, source, destination, *dscp);
             message.attributes.push(RouteAttribute::Encap(encap));
             message.attributes.push(RouteAttribute::EncapType(encap_type));
         }
@@ -302,13 +303,20 @@ pub(crate) fn route(key: &RouteKey, route: &Route, device: u32, place: Place) ->
     }
 }
 
+/// The octet that has a DSCP in its upper six bits; ECN's two are left to the driver, which takes them from the inner header.
+pub(super) const fn traffic_class(dscp: u8) -> u8 {
+    dscp << 2
+}
+
 /// The outer header. Over IPv6 with a UDP checksum: without, a receiver that does not expect that drops the packet
 /// (RFC 6935; `udp6zerocsumrx` is off by default in drivers/net/vxlan and drivers/net/geneve.c).
 fn encapsulation(
     vni: u32,
     source: &IpAddr,
     destination: &IpAddr,
+    dscp: u8,
 ) -> (RouteLwEnCapType, Vec<RouteLwTunnelEncap>) {
+    let class = traffic_class(dscp);
     match (source, destination) {
         (IpAddr::V6(source), IpAddr::V6(destination)) => {
             let encap = [
@@ -316,6 +324,7 @@ fn encapsulation(
                 RouteIp6Tunnel::Source(*source),
                 RouteIp6Tunnel::Destination(*destination),
                 RouteIp6Tunnel::Hoplimit(OUTER_TTL),
+                RouteIp6Tunnel::Tc(class),
                 RouteIp6Tunnel::Flags(RouteIp6TunnelFlags::Checksum),
             ];
             (
@@ -335,6 +344,7 @@ fn encapsulation(
                 RouteIpTunnel::Source(four(source)),
                 RouteIpTunnel::Destination(four(destination)),
                 RouteIpTunnel::Ttl(OUTER_TTL),
+                RouteIpTunnel::Tos(class),
             ];
             (
                 RouteLwEnCapType::Ip,

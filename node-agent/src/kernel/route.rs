@@ -1,5 +1,6 @@
 //! A route as an RTM_NEWROUTE message describes it.
 
+use super::request::traffic_class;
 use super::wire::{Attributes, address, aligned, u16_at, u16_be, u32_at, u64_be};
 use ipnet::IpNet;
 use netlink_packet_route::route::{RouteFlags, RouteHeader, RouteType};
@@ -154,6 +155,7 @@ impl<'a> Decoded<'a> {
                     vni: outer.vni,
                     source: outer.source,
                     destination: outer.destination,
+                    dscp: outer.dscp,
                     gateway,
                     device,
                 }
@@ -229,10 +231,11 @@ struct Outer {
     vni: u32,
     source: IpAddr,
     destination: IpAddr,
+    dscp: u8,
 }
 
 impl Outer {
-    /// Reads `RTA_ENCAP`, where it is as ours: the same TTL, no TOS, no options, a UDP checksum on IPv6 alone.
+    /// Reads `RTA_ENCAP`, where it is as ours: the same TTL, no ECN of the route's own, no options, a UDP checksum on IPv6 alone.
     fn decode(encap_type: u16, encap: &[u8]) -> Option<Self> {
         /// `LWTUNNEL_ENCAP_IP`, `LWTUNNEL_ENCAP_IP6`; `LWTUNNEL_IP_*` and `LWTUNNEL_IP6_*` have the same numbers
         /// (include/uapi/linux/lwtunnel.h).
@@ -253,14 +256,20 @@ impl Outer {
             IP6 => CHECKSUM,
             _ => return None,
         };
-        let (mut id, mut source, mut destination, mut ttl, mut flags) = (None, None, None, None, 0);
+        let (mut id, mut source, mut destination, mut ttl) = (None, None, None, None);
+        let (mut dscp, mut flags) = (0, 0);
         for (kind, value) in Attributes(encap) {
             match kind {
                 ID => id = u64_be(value),
                 DST => destination = address(value),
                 SRC => source = address(value),
                 TTL => ttl = value.first().copied(),
-                TOS if value == [0] => {}
+                TOS => {
+                    let class = *value.first()?;
+                    dscp = class >> 2;
+                    // What is beside the DSCP says "as the inner packet's" to some drivers, and is never ours.
+                    (class == traffic_class(dscp)).then_some(())?;
+                }
                 FLAGS => flags = u16_be(value)?,
                 PAD => {}
                 _ => return None,
@@ -271,6 +280,7 @@ impl Outer {
             vni: u32::try_from(id?).ok()?,
             source: source?,
             destination: destination?,
+            dscp,
         })
     }
 }
@@ -291,13 +301,13 @@ mod tests {
         BTreeMap::from([(3, "podlane_vxlan".to_owned()), (4, "eth1".to_owned())])
     }
 
-    fn encap(ttl: u8, more: &[u8]) -> Vec<u8> {
+    fn encap(ttl: u8, class: u8, more: &[u8]) -> Vec<u8> {
         let encap = [
             attribute(1, &7_u64.to_be_bytes()),
             attribute(2, &[192, 168, 20, 100]),
             attribute(3, &[192, 168, 10, 100]),
             attribute(4, &[ttl]),
-            attribute(5, &[0]),
+            attribute(5, &[class]),
             attribute(6, &[0, 0]),
             more.to_vec(),
         ]
@@ -309,12 +319,12 @@ mod tests {
         .concat()
     }
 
-    fn encapsulated(ttl: u8, more: &[u8], flags: u32) -> Vec<u8> {
+    fn encapsulated(ttl: u8, class: u8, more: &[u8], flags: u32) -> Vec<u8> {
         [
             header(1, ROUTE_PROTOCOL, flags),
             attribute(rta::OIF, &3_u32.to_ne_bytes()),
             attribute(rta::GATEWAY, &[172, 20, 2, 1]),
-            encap(ttl, more),
+            encap(ttl, class, more),
             attribute(rta::PREFSRC, &[172, 20, 0, 1]),
             attribute(rta::METRICS, &attribute(2, &1450_u32.to_ne_bytes())),
         ]
@@ -325,13 +335,20 @@ mod tests {
 
     #[test]
     fn an_encapsulated_route_is_read_as_declared() {
-        let payload = encapsulated(64, &[], ONLINK);
+        let payload = encapsulated(64, 0, &[], ONLINK);
         let route = Decoded::decode(&payload).expect("of the main table");
         assert!(route.is_ours());
         assert_eq!(route.key().to_string(), "172.20.2.0/24 metric 0");
         assert_eq!(
             route.ours(&names()).to_string(),
             "encap id 7 src 192.168.10.100 dst 192.168.20.100 via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450"
+        );
+        // Expedited forwarding (RFC 3246): a traffic class of 0xb8.
+        let payload = encapsulated(64, 0xb8, &[], ONLINK);
+        let route = Decoded::decode(&payload).expect("of the main table");
+        assert_eq!(
+            route.ours(&names()).to_string(),
+            "encap id 7 src 192.168.10.100 dst 192.168.20.100 dscp 46 via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450"
         );
     }
 
@@ -345,9 +362,11 @@ mod tests {
         .concat();
         let other_metric = attribute(rta::METRICS, &attribute(8, &1400_u32.to_ne_bytes()));
         for payload in [
-            encapsulated(63, &[], ONLINK),
-            encapsulated(64, &attribute(8, &[1]), ONLINK),
-            encapsulated(64, &[], 0),
+            encapsulated(63, 0, &[], ONLINK),
+            encapsulated(64, 1, &[], ONLINK),
+            encapsulated(64, 0xb8 | 2, &[], ONLINK),
+            encapsulated(64, 0, &attribute(8, &[1]), ONLINK),
+            encapsulated(64, 0, &[], 0),
             lone_header,
             [header(1, ROUTE_PROTOCOL, ONLINK), hop.clone()].concat(),
             [header(1, ROUTE_PROTOCOL, 0), hop.clone(), other_metric].concat(),

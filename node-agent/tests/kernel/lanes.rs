@@ -5,7 +5,7 @@ use crate::story::{
 };
 use podlane_agent::kernel::Kernel;
 use podlane_plan::diff::Operation;
-use podlane_plan::kernel::{KernelState, MacAddress, Route};
+use podlane_plan::kernel::{KernelState, MacAddress, Route, RouteTarget};
 use podlane_test_namespaces::{Test, in_fresh, ip, ip_lines};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
         a_next_hop_within_the_pod_cidr_is_replaced_in_place,
     ),
     ("ipv6_is_carried_over_ipv6", ipv6_is_carried_over_ipv6),
+    ("outer_headers_bear_a_dscp", outer_headers_bear_a_dscp),
     ("operations_can_be_repeated", operations_can_be_repeated),
     ("a_thousand_routes_go_in_batches", a_thousand_routes_go_in_batches),
 ];
@@ -170,6 +171,38 @@ fn ipv6_is_carried_over_ipv6() {
         route.contains("encap ip6 id 1 src fd10::100 dst fd11::100 hoplimit 64") && route.contains("csum"),
         "{route}"
     );
+}
+
+fn outer_headers_bear_a_dscp() {
+    underlay();
+    let mut kernel = Kernel::default();
+    let mut desired = declared();
+    let over_six = encapsulated(("fd10::100", "fd11::100"), SIX_GATEWAY, Some("fd20::1"));
+    desired.routes.insert(key("fd20:2::/64"), over_six);
+    settle(&mut kernel, &desired);
+    // There and back again: each is a change of two routes, and of nothing else.
+    for wanted in [46, 63, 0] {
+        for route in desired.routes.values_mut() {
+            if let RouteTarget::Encapsulated { dscp, .. } = &mut route.target {
+                *dscp = wanted;
+            }
+        }
+        let done = pass(&mut kernel, &desired);
+        assert_eq!(done.len(), 2, "{done:?}");
+        for (operation, result) in &done {
+            assert!(matches!(operation, Operation::ReplaceRoute(..)), "{operation}");
+            assert_eq!(result, &Ok(()));
+        }
+        assert_eq!(observe(&mut kernel).observed.ours, desired);
+    }
+    // What a hand has put beside the DSCP is taken away again.
+    ip(
+        "route replace 172.20.2.0/24 encap ip id 1 src 192.168.10.100 dst 192.168.20.100 ttl 64 tos 0x1 \
+        via 172.20.2.1 dev podlane_vxlan onlink src 172.20.0.1 mtu 1450 proto 172 metric 136",
+    );
+    assert_ne!(observe(&mut kernel).observed.ours, desired);
+    settle(&mut kernel, &desired);
+    assert_eq!(observe(&mut kernel).observed.ours, desired);
 }
 
 fn operations_can_be_repeated() {

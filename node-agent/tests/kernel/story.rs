@@ -65,6 +65,7 @@ pub(crate) fn encapsulated(outer: (&str, &str), gateway: &str, source: Option<&s
             vni: 1,
             source: at(outer.0),
             destination: at(outer.1),
+            dscp: 0,
             gateway: at(gateway),
             device: "podlane_vxlan".to_owned(),
         },

@@ -136,6 +136,7 @@ impl<'a> Ways<'a> {
                 vni: tunnel.vni,
                 source,
                 destination,
+                dscp: self.assignment.datapath.dscp,
                 gateway: inner_gateway(peer, cidr).unwrap_or_else(|| router_address(cidr)),
                 device: tunnel.device(),
             },
