@@ -1,0 +1,122 @@
+//! Pods that pass on what they get: one with a network behind it, one that hands connections to another pod.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context as _, Result};
+use podlane_e2e::lab::Lab;
+use podlane_e2e::scenario::Context;
+use podlane_e2e::story::SETTLED_WITHIN;
+use podlane_e2e::wait::wait_until;
+
+use crate::packets::Flow;
+use crate::segments::{Offload, datagrams_in_segments, transfer, transfer_to};
+use crate::{HERE, Over, Rules, address, command};
+
+const OCTETS: usize = 8 << 20;
+/// The device between a pod that routes and what is behind it.
+const BEHIND: &str = "behind0";
+
+/// A namespace behind a pod, which routes: the other pod of that node, by a device of its own and an address out of the node's pod CIDR.
+struct Behind<'a> {
+    lab: &'a Lab,
+    node: &'a str,
+    router: &'a str,
+    host: &'a str,
+    address: Ipv4Addr,
+}
+
+impl<'a> Behind<'a> {
+    fn add(lab: &'a Lab, over: Over) -> Result<Self> {
+        let [router, host] = over.pods();
+        let [a, b, c, _] = address(lab, router)?.octets();
+        let behind = Self {
+            lab,
+            node: over.node(),
+            router,
+            host,
+            address: Ipv4Addr::new(a, b, c, 200),
+        };
+        behind.connect()?;
+        Ok(behind)
+    }
+
+    fn connect(&self) -> Result<()> {
+        let (router, host) = (self.lab.namespace(self.router), self.lab.namespace(self.host));
+        let (of_router, of_host) = (address(self.lab, self.router)?, self.address);
+        let there = address(self.lab, HERE)?;
+        router.ip_batch(&[
+            format!(
+                "link add {BEHIND} type veth peer name {BEHIND} netns {}",
+                host.name()
+            ),
+            format!("link set {BEHIND} up"),
+            format!("route add {of_host} dev {BEHIND} src {of_router}"),
+        ])?;
+        router.set_parameters(&[("ipv4/ip_forward", "1")])?;
+        host.ip_batch(&[
+            format!("address add {of_host}/32 dev {BEHIND}"),
+            format!("link set {BEHIND} up"),
+            format!("route add {of_router} dev {BEHIND} src {of_host}"),
+            format!("route add {there} via {of_router} dev {BEHIND} src {of_host}"),
+        ])?;
+        // The plugin's route to the pod has the scope of a host's, so the kernel takes it for no gateway unless it is told.
+        let route = format!("route add {of_host} via {of_router} dev {} onlink", self.router);
+        self.lab
+            .namespace(self.node)
+            .ip(&route.split(' ').collect::<Vec<_>>())?;
+        // The agent sees the route, and lets that address be a source at the pod's device.
+        wait_until("an answer from behind the pod", SETTLED_WITHIN, || {
+            let ping = ["ping", "-n", "-c", "1", "-W", "1", &of_host.to_string()];
+            command(self.lab, HERE, &ping).map(drop)
+        })
+    }
+}
+
+impl Drop for Behind<'_> {
+    fn drop(&mut self) {
+        // Nothing to do about a failure: the lab goes with the scenario that fails. The routes by the device go with it.
+        let address = self.address.to_string();
+        let _ = self.lab.namespace(self.node).ip(&["route", "del", &address]);
+        let _ = self.lab.namespace(self.router).ip(&["link", "del", BEHIND]);
+    }
+}
+
+pub(crate) fn carries(context: &mut Context, over: Over) -> Result<()> {
+    let lab = over.lab(context)?;
+    let behind = Behind::add(lab, over)?;
+    // Small ones first, as a flow of its own.
+    Flow::to_address(lab, HERE, behind.host, behind.address)?.warm(50)?;
+    for state in [["tso", "on"], ["tso", "off"], ["tx-udp_tnl-segmentation", "off"]] {
+        let _set = Offload::set(lab, behind.router, BEHIND, &state)?;
+        let what = format!("through a pod that routes, its device with {}", state.join(" "));
+        let routed =
+            transfer(lab, HERE, behind.host, behind.address, OCTETS).with_context(|| what.clone())?;
+        routed.ensure_hardly_any_lost(&what)?;
+        let back = transfer(lab, behind.host, HERE, address(lab, HERE)?, OCTETS)
+            .with_context(|| format!("back {what}"))?;
+        back.ensure_hardly_any_lost(&what)?;
+        datagrams_in_segments(lab, HERE, behind.host, behind.address).with_context(|| what.clone())?;
+        datagrams_in_segments(lab, behind.host, HERE, address(lab, HERE)?).with_context(|| what.clone())?;
+    }
+    Ok(())
+}
+
+/// A pod in front of another pod: connections come by a lane, are translated in the pod, and leave by a lane again.
+pub(crate) fn passes_on(context: &mut Context, over: Over) -> Result<()> {
+    let lab = over.lab(context)?;
+    let (front, backend) = (over.pods()[0], over.third());
+    let listener = lab
+        .namespace(backend)
+        .within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen"))?;
+    let port = listener.local_addr()?.port();
+    lab.namespace(front).set_parameters(&[("ipv4/ip_forward", "1")])?;
+    let rules = format!(
+        "chain prerouting {{ type nat hook prerouting priority -100; tcp dport 80 dnat to {}:{port}; }}; \
+         chain postrouting {{ type nat hook postrouting priority 100; tcp dport {port} masquerade; }};",
+        address(lab, backend)?
+    );
+    let _rules = Rules::add(lab, front, "ip", &rules)?;
+    let at = (address(lab, front)?, 80).into();
+    let passed = transfer_to(lab, HERE, at, listener, OCTETS).context("through a pod that passes on")?;
+    passed.ensure_hardly_any_lost("through a pod that passes on")
+}

@@ -1,0 +1,208 @@
+//! Segments: what a sender hands its kernel at once, and what kernels merge on the way, arrives whole, in order and unharmed.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use podlane_e2e::lab::Lab;
+use podlane_e2e::scenario::Context;
+
+use crate::packets::{Flow, PATIENCE};
+use crate::{HERE, Over, address, command};
+
+/// How long a transfer may stand still.
+const STILL: Duration = Duration::from_secs(5);
+/// Octets that a writer hands over at once.
+const BLOCK: usize = 1 << 20;
+const SEGMENTS: u8 = 10;
+
+/// What became of a transfer over TCP. All octets arrived, in order.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Transfer {
+    /// From the first octet written to the last one read.
+    pub(crate) took: Duration,
+    /// Octets of the longest segment.
+    pub(crate) longest: u32,
+    /// Segments that were lost: sent again, and not because an answer was late.
+    pub(crate) lost: u64,
+    pub(crate) octets: usize,
+}
+
+impl Transfer {
+    /// Fails where more than one segment of fifty was lost: a queue may overflow at times, but what is damaged or cannot be parted is lost every
+    /// time, and then all its segments (some forty-five) come again one by one.
+    pub(crate) fn ensure_hardly_any_lost(&self, what: &str) -> Result<()> {
+        let segments = self.octets as u64 / u64::from(self.longest);
+        ensure!(
+            self.lost <= segments / 50,
+            "{what}: of {segments} segments {} were lost: {self:?}",
+            self.lost
+        );
+        Ok(())
+    }
+}
+
+pub(crate) fn arrive(context: &mut Context, over: Over) -> Result<()> {
+    let lab = over.lab(context)?;
+    let there = over.pods()[0];
+    for (from, to) in [(HERE, there), (there, HERE)] {
+        datagrams_in_segments(lab, from, to, address(lab, to)?)?;
+    }
+    // What the sender's device and the receiver's node leave to hardware, and so to the kernel at the latest possible moment, or do not.
+    let states = [
+        (HERE, "eth0", &["tx", "on"]),
+        (HERE, "eth0", &["tso", "off"]),
+        (HERE, "eth0", &["tx", "off"]),
+        ("k8s-ctr", "eth0", &["tx", "off"]),
+        (over.node(), "eth0", &["gro", "on"]),
+    ];
+    for (namespace, device, state) in states {
+        let _set = Offload::set(lab, namespace, device, state)?;
+        let what = format!("{device} of {namespace} with {}", state.join(" "));
+        let there_and_back = transfer(lab, HERE, there, address(lab, there)?, 4 << 20)
+            .and_then(|one| Ok([one, transfer(lab, there, HERE, address(lab, HERE)?, 4 << 20)?]))
+            .with_context(|| what.clone())?;
+        for one in there_and_back {
+            one.ensure_hardly_any_lost(&what)?;
+        }
+    }
+    Ok(())
+}
+
+/// A sender that hands its kernel ten datagrams at once (UDP_SEGMENT, as QUIC's do): each arrives, in order, by itself.
+pub(crate) fn datagrams_in_segments(lab: &Lab, from: &str, to: &str, at: Ipv4Addr) -> Result<()> {
+    const OCTETS: usize = 1200;
+    let flow = Flow::to_address(lab, from, to, at)?;
+    setsockopt(&flow.client, sockopt::UdpGsoSegment, &(OCTETS as i32)).context("UDP_SEGMENT")?;
+    let block: Vec<u8> = (0..SEGMENTS).flat_map(|number| [number; OCTETS]).collect();
+    for time in 0..100 {
+        flow.client.send(&block)?;
+        for number in 0..SEGMENTS {
+            let got = flow.receive(PATIENCE)?;
+            ensure!(
+                got.as_ref().is_some_and(|got| got.payload == [number; OCTETS]),
+                "{from} to {to}: datagram {number} of block {time}: {:?}",
+                got.map(|got| (got.payload.len(), got.payload.first().copied()))
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sends octets over TCP from a pod to an address that leads to another.
+pub(crate) fn transfer(lab: &Lab, from: &str, to: &str, at: Ipv4Addr, octets: usize) -> Result<Transfer> {
+    let listener = lab
+        .namespace(to)
+        .within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen"))?;
+    let port = listener.local_addr()?.port();
+    transfer_to(lab, from, (at, port).into(), listener, octets).with_context(|| format!("{from} to {to}"))
+}
+
+/// The same to where somebody listens already.
+pub(crate) fn transfer_to(
+    lab: &Lab,
+    from: &str,
+    at: SocketAddr,
+    listener: TcpListener,
+    octets: usize,
+) -> Result<Transfer> {
+    let reader = thread::spawn(move || read(&listener, octets));
+    let mut stream = lab.namespace(from).within(|| {
+        TcpStream::connect_timeout(&at, STILL).with_context(|| format!("cannot connect to {at}"))
+    })?;
+    stream.set_write_timeout(Some(STILL))?;
+    let begun = Instant::now();
+    let block: Vec<u8> = (0..BLOCK).map(octet_at).collect();
+    let mut written = 0;
+    while written < octets {
+        let length = BLOCK.min(octets - written);
+        stream
+            .write_all(&block[..length])
+            .with_context(|| format!("nothing moves after {written} octets"))?;
+        written += length;
+    }
+    let ended = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+    Ok(Transfer {
+        took: ended - begun,
+        longest: getsockopt(&stream, sockopt::TcpMaxSeg).context("the largest segment")?,
+        lost: lost(lab, from, stream.local_addr()?.port())?,
+        octets,
+    })
+}
+
+/// What stands at a place: with a period that is no power of two, so that what is exchanged shows.
+fn octet_at(place: usize) -> u8 {
+    (place % BLOCK % 251) as u8
+}
+
+fn read(listener: &TcpListener, octets: usize) -> Result<Instant> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(STILL))?;
+    let mut buffer = vec![0; 1 << 18];
+    let mut place = 0;
+    while place < octets {
+        let length = stream
+            .read(&mut buffer)
+            .with_context(|| format!("nothing comes after {place} octets"))?;
+        ensure!(length > 0, "the end came after {place} octets");
+        let damaged = buffer[..length]
+            .iter()
+            .enumerate()
+            .find(|(at, octet)| **octet != octet_at(place + at));
+        ensure!(damaged.is_none(), "from octet {place} on, damaged: {damaged:?}");
+        place += length;
+    }
+    Ok(Instant::now())
+}
+
+/// Segments sent again by the kernel, less those of which the receiver said that it had them already.
+fn lost(lab: &Lab, pod: &str, port: u16) -> Result<u64> {
+    let text = command(lab, pod, &["ss", "-tinH", &format!("sport = :{port}")])?;
+    ensure!(text.contains("cwnd:"), "ss does not know port {port}: {text}");
+    let words = || text.split_whitespace();
+    let total: Option<u64> =
+        words().find_map(|word| word.strip_prefix("retrans:")?.split_once('/')?.1.parse().ok());
+    let needless: Option<u64> = words().find_map(|word| word.strip_prefix("dsack_dups:")?.parse().ok());
+    Ok(total.unwrap_or(0).saturating_sub(needless.unwrap_or(0)))
+}
+
+/// A device's offload, set as long as this is there, and on (GRO: off, as on every veth) afterwards.
+pub(crate) struct Offload<'a> {
+    lab: &'a Lab,
+    namespace: String,
+    device: String,
+    feature: String,
+}
+
+impl<'a> Offload<'a> {
+    pub(crate) fn set(lab: &'a Lab, namespace: &str, device: &str, state: &[&str; 2]) -> Result<Self> {
+        let [feature, value] = state;
+        command(lab, namespace, &["ethtool", "-K", device, feature, value])?;
+        Ok(Self {
+            lab,
+            namespace: namespace.to_owned(),
+            device: device.to_owned(),
+            feature: (*feature).to_owned(),
+        })
+    }
+}
+
+impl Drop for Offload<'_> {
+    fn drop(&mut self) {
+        let usual = if self.feature == "gro" { "off" } else { "on" };
+        let words = ["ethtool", "-K", &self.device, &self.feature, usual];
+        // Nothing to do about a failure: the lab goes with the scenario that fails.
+        let _ = command(self.lab, &self.namespace, &words);
+        if self.feature == "tx" {
+            // Without checksums there is no segmentation either, and it does not come back by itself.
+            let _ = command(
+                self.lab,
+                &self.namespace,
+                &["ethtool", "-K", &self.device, "tso", "on"],
+            );
+        }
+    }
+}
