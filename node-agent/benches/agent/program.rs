@@ -6,7 +6,7 @@ use crate::{table, underlay};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use podlane_test_namespaces::{in_fresh, ip};
+use podlane_test_namespaces::{in_fresh, ip, own_bpffs};
 use serde_json::{Value, json};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,8 @@ pub(crate) fn measure() {
 }
 
 fn with_peers(peers: u32) {
+    // Where the agent looks for one, so that its programs are loaded.
+    own_bpffs().expect("root");
     underlay();
     let server = ApiServer::serve(Objects {
         node: node(),
