@@ -2,16 +2,16 @@
 
 use crate::compare::{Ran, differences};
 use crate::model::{Node, Outcome, Packet, Tuple, Verdict};
-use aya::Ebpf;
+use crate::pool::Object;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap as BpfMap, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::maps::{Array, PerCpuArray};
+use aya::programs::{TestRun, TestRunOptions};
 use podlane_datapath_common::probe::ProbeState;
 use podlane_datapath_common::{
     Address, Flow4, Flow6, FlowState, LANE_SLOTS, LaneCounters, Peer, PeerCounters, PodNetwork, REASONS,
     Settings,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Which program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,42 +43,23 @@ impl Hook {
 /// The programs, their maps, and the model with the same maps.
 pub(crate) struct Machine {
     pub(crate) model: Node,
-    ebpf: Ebpf,
-    loaded: BTreeSet<Hook>,
+    pub(crate) object: Object,
     /// The kernel's jiffies when last asked.
     now: u32,
     out: Vec<u8>,
 }
 
-/// The object, its maps made, no program loaded yet.
-pub(crate) fn open() -> Ebpf {
-    Ebpf::load(podlane_datapath::object()).unwrap_or_else(|error| panic!("the programs' object: {error}"))
-}
-
-/// Loads a program.
-pub(crate) fn load<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
-    let program = ebpf
-        .program_mut(name)
-        .unwrap_or_else(|| panic!("no program {name}"));
-    let program: &mut SchedClassifier = program.try_into().expect("a classifier");
-    if program.fd().is_err() {
-        program.load().unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
-    program
-}
-
 impl Machine {
     /// The programs with the model's maps.
     pub(crate) fn new(model: Node) -> Self {
-        Self::of(model, open())
+        Self::of(model, Object::new())
     }
 
     /// The same with an object that is open already.
-    pub(crate) fn of(model: Node, ebpf: Ebpf) -> Self {
+    pub(crate) fn of(model: Node, object: Object) -> Self {
         let mut machine = Self {
             model,
-            ebpf,
-            loaded: BTreeSet::new(),
+            object,
             now: 0,
             out: vec![0; 4096],
         };
@@ -99,28 +80,24 @@ impl Machine {
         self.now
     }
 
-    /// A map with this key and value.
-    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> BpfMap<&mut aya::maps::MapData, K, V> {
-        let map = self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"));
-        map.try_into().unwrap_or_else(|error| panic!("{name}: {error}"))
-    }
-
     /// Writes the model's settings, peers, pods and probes into the kernel's maps.
     pub(crate) fn write(&mut self) {
         self.write_settings();
         for (key, peer) in self.model.peers.clone() {
-            self.hash::<Address, Peer>("PEERS")
+            self.object
+                .hash::<Address, Peer>("PEERS")
                 .insert(key, peer, 0)
                 .expect("written");
         }
-        let pods = self.ebpf.map_mut("PODS").expect("PODS");
+        let pods = self.object.map("PODS");
         let mut trie: LpmTrie<_, Address, PodNetwork> = pods.try_into().expect("a trie");
         for (key, network) in &self.model.pods {
             trie.insert(&Key::new(key.prefix_length, key.address), network, 0)
                 .expect("written");
         }
         for (number, probe) in self.model.probes.clone() {
-            self.hash::<u64, ProbeState>("PROBES")
+            self.object
+                .hash::<u64, ProbeState>("PROBES")
                 .insert(number, probe, 0)
                 .expect("written");
         }
@@ -132,7 +109,7 @@ impl Machine {
     /// Writes the model's settings.
     pub(crate) fn write_settings(&mut self) {
         let settings = self.model.settings;
-        let map = self.ebpf.map_mut("SETTINGS").expect("SETTINGS");
+        let map = self.object.map("SETTINGS");
         let mut array: Array<_, Settings> = map.try_into().expect("an array");
         array.set(0, settings, 0).expect("written");
     }
@@ -146,10 +123,12 @@ impl Machine {
     fn write_flow(&mut self, tuple: &Tuple, state: &FlowState) {
         match flow_key(tuple) {
             Ok(key) => self
+                .object
                 .hash::<Flow4, FlowState>("FLOWS4")
                 .insert(key, state, 0)
                 .expect("written"),
             Err(key) => self
+                .object
                 .hash::<Flow6, FlowState>("FLOWS6")
                 .insert(key, state, 0)
                 .expect("written"),
@@ -161,27 +140,35 @@ impl Machine {
         self.model.flows.remove(tuple);
         // It may not be there.
         let _ = match flow_key(tuple) {
-            Ok(key) => self.hash::<Flow4, FlowState>("FLOWS4").remove(&key),
-            Err(key) => self.hash::<Flow6, FlowState>("FLOWS6").remove(&key),
+            Ok(key) => self.object.hash::<Flow4, FlowState>("FLOWS4").remove(&key),
+            Err(key) => self.object.hash::<Flow6, FlowState>("FLOWS6").remove(&key),
         };
     }
 
     /// What the kernel knows of a flow.
     pub(crate) fn flow(&mut self, tuple: &Tuple) -> Option<FlowState> {
         match flow_key(tuple) {
-            Ok(key) => self.hash::<Flow4, FlowState>("FLOWS4").get(&key, 0).ok(),
-            Err(key) => self.hash::<Flow6, FlowState>("FLOWS6").get(&key, 0).ok(),
+            Ok(key) => self.object.hash::<Flow4, FlowState>("FLOWS4").get(&key, 0).ok(),
+            Err(key) => self.object.hash::<Flow6, FlowState>("FLOWS6").get(&key, 0).ok(),
         }
+    }
+
+    /// Awaits the answer to a probe, of which nothing is known.
+    pub(crate) fn await_probe(&mut self, number: u64) {
+        self.object
+            .hash::<u64, ProbeState>("PROBES")
+            .insert(number, ProbeState::default(), 0)
+            .expect("written");
     }
 
     /// What the kernel knows of a probe.
     pub(crate) fn probe(&mut self, number: u64) -> Option<ProbeState> {
-        self.hash::<u64, ProbeState>("PROBES").get(&number, 0).ok()
+        self.object.hash::<u64, ProbeState>("PROBES").get(&number, 0).ok()
     }
 
     /// Lanes' counters, of all CPUs together.
     pub(crate) fn lanes(&mut self) -> [LaneCounters; LANE_SLOTS] {
-        let map = self.ebpf.map_mut("LANES").expect("LANES");
+        let map = self.object.map("LANES");
         let array: PerCpuArray<_, LaneCounters> = map.try_into().expect("an array");
         std::array::from_fn(|slot| {
             let values = array.get(&(slot as u32), 0).expect("a slot");
@@ -201,7 +188,7 @@ impl Machine {
 
     /// Counters of the peers of these indices, of all CPUs together.
     pub(crate) fn peer_counters(&mut self, indices: &[u32]) -> BTreeMap<u32, PeerCounters> {
-        let map = self.ebpf.map_mut("PEER_COUNTERS").expect("PEER_COUNTERS");
+        let map = self.object.map("PEER_COUNTERS");
         let array: PerCpuArray<_, PeerCounters> = map.try_into().expect("an array");
         indices
             .iter()
@@ -223,16 +210,8 @@ impl Machine {
 
     /// Runs the program on a packet.
     pub(crate) fn run(&mut self, hook: Hook, frame: &[u8], interface: u32, gso_size: u32) -> Ran {
-        if self.loaded.insert(hook) {
-            load(&mut self.ebpf, hook.program());
-        }
         let context = context(interface, gso_size);
-        let program: &SchedClassifier = self
-            .ebpf
-            .program(hook.program())
-            .expect("the program")
-            .try_into()
-            .expect("a classifier");
+        let program = self.object.program(hook.program());
         let result = program
             .test_run(TestRunOptions {
                 data_in: Some(frame),

@@ -7,8 +7,10 @@ mod fuzz;
 mod machine;
 mod model;
 mod packet;
+mod pool;
 mod random;
 mod story;
+mod verified;
 mod wire;
 
 use podlane_test_namespaces::Suite;
@@ -23,8 +25,17 @@ fn main() {
         .tests(cases::refused::TESTS)
         .tests(cases::probes::TESTS)
         .tests(forged::TESTS)
+        .tests(wire::probe::TESTS)
         .tests(wire::raw::TESTS)
+        .tests(wire::native::TESTS)
+        .tests(wire::several_ways::TESTS)
+        .tests(wire::between_tunnels::TESTS)
+        .tests(wire::tshark::TESTS)
         .tests(wire::kernel::TESTS)
+        .where_possible(&wire::kernel::GENEVE_TESTS)
+        .where_possible(&wire::kernel::VLAN_TESTS)
+        .where_possible(&wire::kernel::BOND_TESTS)
+        .tests(verified::TESTS)
         .tests(fuzz::TESTS)
         .run();
 }

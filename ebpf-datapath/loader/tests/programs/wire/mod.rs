@@ -1,66 +1,26 @@
 //! The programs where they belong: on devices, with real packets. What BPF_PROG_TEST_RUN cannot show is here: tunnel keys, redirects, VLAN tags, the
-//! kernel's own VXLAN device as the other end.
+//! kernel's own tunnel devices as the other end.
 
+pub(crate) mod between_tunnels;
 pub(crate) mod kernel;
+pub(crate) mod native;
+mod other_end;
+pub(crate) mod probe;
 pub(crate) mod raw;
+pub(crate) mod several_ways;
+mod tap;
+mod traffic;
+pub(crate) mod tshark;
+mod underlay;
 
-use crate::machine::{Machine, load, open};
+pub(crate) use tap::Tap;
+pub(crate) use underlay::Underlay;
+
+use crate::machine::Machine;
+use crate::pool::Object;
 use crate::story::{self, Devices};
-use aya::programs::tc::{TcAttachType, qdisc_add_clsact};
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt, socket, sockopt,
-};
-use nix::sys::time::TimeVal;
+use aya::programs::tc::{SchedClassifierLinkId, TcAttachType, qdisc_add_clsact};
 use podlane_test_namespaces::{Elsewhere, index, ip, parameter};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
-
-/// How long a frame may take that has to come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Frames of a device, in and out.
-pub(crate) struct Tap(OwnedFd);
-
-impl Tap {
-    /// Of a device in the calling thread's namespace.
-    pub(crate) fn on(device: &str) -> Self {
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )
-        .expect("a packet socket");
-        let link = nix::ifaddrs::getifaddrs()
-            .expect("devices")
-            .filter(|found| found.interface_name == device)
-            .find_map(|found| found.address.and_then(|address| address.as_link_addr().copied()))
-            .unwrap_or_else(|| panic!("no device {device}"));
-        bind(socket.as_raw_fd(), &link).expect("bound to the device");
-        let wait = TimeVal::new(0, 100_000);
-        setsockopt(&socket, sockopt::ReceiveTimeout, &wait).expect("a time limit");
-        Self(socket)
-    }
-
-    pub(crate) fn send(&self, frame: &[u8]) {
-        let sent = send(self.0.as_raw_fd(), frame, MsgFlags::empty());
-        assert_eq!(sent, Ok(frame.len()), "{} octets", frame.len());
-    }
-
-    /// The next frame that is wanted; none while there is [`PATIENCE`].
-    pub(crate) fn next(&self, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
-        let mut frame = vec![0; 65536];
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
-            if let Ok(length) = recv(self.0.as_raw_fd(), &mut frame, MsgFlags::empty())
-                && wanted(&frame[..length])
-            {
-                return Some(frame[..length].to_vec());
-            }
-        }
-        None
-    }
-}
 
 /// A node with real tunnel devices, its pod in a namespace of its own, and the far end of its underlay, which is in one, too.
 pub(crate) struct Wire {
@@ -70,39 +30,42 @@ pub(crate) struct Wire {
     pub(crate) devices: Devices,
     /// The GENEVE tunnel's device, which is a VXLAN device.
     pub(crate) stand_in: u32,
+    attached: Vec<(&'static str, &'static str, SchedClassifierLinkId)>,
 }
 
+/// Which program is where.
+const HOOKS: [(&str, &str, TcAttachType); 8] = [
+    ("tunnel_egress", "podlane_vxlan", TcAttachType::Egress),
+    ("tunnel_egress", "podlane_geneve", TcAttachType::Egress),
+    ("tunnel_ingress", "podlane_vxlan", TcAttachType::Ingress),
+    ("tunnel_ingress", "podlane_geneve", TcAttachType::Ingress),
+    ("underlay_ingress", "eth0", TcAttachType::Ingress),
+    ("underlay_egress", "eth0", TcAttachType::Egress),
+    ("pod_ingress", "pod1", TcAttachType::Ingress),
+    ("pod_egress", "pod1", TcAttachType::Egress),
+];
+
 impl Wire {
-    /// In the calling thread's namespace. The programs are attached, the maps the usual node's.
+    /// In the calling thread's namespace, the underlay a veth. The programs are attached, the maps the usual node's.
     pub(crate) fn new() -> Self {
-        for family in ["ipv4", "ipv6"] {
-            for (name, value) in [
-                ("accept_dad", "0"),
-                ("accept_ra", "0"),
-                ("rp_filter", "0"),
-                ("forwarding", "1"),
-            ] {
-                if (family == "ipv4") == (name == "rp_filter") || name == "forwarding" {
-                    for device in ["all", "default"] {
-                        parameter(&format!("{family}/conf/{device}/{name}"), value);
-                    }
-                }
-            }
-        }
+        Self::over(Underlay::Veth)
+    }
+
+    /// The same over another underlay: its device is `eth0`, its end `eth0-end`, whatever they are.
+    pub(crate) fn over(underlay: Underlay) -> Self {
+        quiet();
         let (pod, far) = (Elsewhere::new(), Elsewhere::new());
-        for (device, mac, end_mac, there) in [
-            ("eth0", "02:00:00:00:00:01", "02:00:00:00:00:02", &far),
-            ("pod1", "02:00:00:00:02:01", "02:00:00:00:02:02", &pod),
-        ] {
-            // Without the ends' own talk, all that is seen is what the tests send.
-            ip(&format!(
-                "link add {device} address {mac} type veth peer name {device}-end address {end_mac} netns {}",
-                there.tid()
-            ));
-            ip(&format!("link set {device} addrgenmode none up"));
+        for there in [&pod, &far] {
             there.ip("link set lo up");
-            there.ip(&format!("link set {device}-end addrgenmode none up"));
         }
+        underlay.make(&far);
+        // Without the ends' own talk, all that is seen is what the tests send.
+        ip(&format!(
+            "link add pod1 address 02:00:00:00:02:01 type veth peer name pod1-end address 02:00:00:00:02:02 netns {}",
+            pod.tid()
+        ));
+        ip("link set pod1 addrgenmode none up");
+        pod.ip("link set pod1-end addrgenmode none up");
         addresses();
         for (device, port) in [("podlane_vxlan", 8472), ("podlane_geneve", 6082)] {
             ip(&format!(
@@ -111,26 +74,6 @@ impl Wire {
             ip(&format!("link set {device} mtu 1430 arp off addrgenmode none up"));
         }
         routes();
-        let mut ebpf = open();
-        // Where the kernel has no tcx (before 6.6), programs are filters of this queueing discipline.
-        for device in ["podlane_vxlan", "podlane_geneve", "eth0", "pod1"] {
-            qdisc_add_clsact(device).unwrap_or_else(|error| panic!("clsact on {device}: {error}"));
-        }
-        for (program, device, side) in [
-            ("tunnel_egress", "podlane_vxlan", TcAttachType::Egress),
-            ("tunnel_egress", "podlane_geneve", TcAttachType::Egress),
-            ("tunnel_ingress", "podlane_vxlan", TcAttachType::Ingress),
-            ("tunnel_ingress", "podlane_geneve", TcAttachType::Ingress),
-            ("underlay_ingress", "eth0", TcAttachType::Ingress),
-            ("underlay_egress", "eth0", TcAttachType::Egress),
-            ("pod_ingress", "pod1", TcAttachType::Ingress),
-            ("pod_egress", "pod1", TcAttachType::Egress),
-        ] {
-            let classifier = load(&mut ebpf, program);
-            classifier
-                .attach(device, side)
-                .unwrap_or_else(|error| panic!("{program} on {device}: {error}"));
-        }
         let devices = Devices {
             underlay: index("eth0"),
             pod: index("pod1"),
@@ -140,12 +83,65 @@ impl Wire {
         let mut node = story::node(devices);
         let stand_in = index("podlane_geneve");
         node.settings.tunnels[2].device = stand_in;
-        Self {
-            machine: Machine::of(node, ebpf),
+        // Where the kernel has no tcx (before 6.6), programs are filters of this queueing discipline.
+        for device in ["podlane_vxlan", "podlane_geneve", "eth0", "pod1"] {
+            qdisc_add_clsact(device).unwrap_or_else(|error| panic!("clsact on {device}: {error}"));
+        }
+        let mut wire = Self {
+            machine: Machine::of(node, Object::new()),
             pod,
             far,
             devices,
             stand_in,
+            attached: Vec::new(),
+        };
+        for (program, device, hook) in HOOKS {
+            wire.attach(program, device, hook);
+        }
+        wire
+    }
+
+    /// Attaches a program to one more device in the calling thread's namespace.
+    pub(crate) fn attach(&mut self, program: &'static str, device: &'static str, hook: TcAttachType) {
+        let link = self
+            .machine
+            .object
+            .program(program)
+            .attach(device, hook)
+            .unwrap_or_else(|error| panic!("{program} on {device}: {error}"));
+        self.attached.push((program, device, link));
+    }
+
+    /// Takes a program off a device.
+    pub(crate) fn detach(&mut self, program: &str, device: &str) {
+        let there = |entry: &(&str, &str, _)| entry.0 == program && entry.1 == device;
+        let place = self.attached.iter().position(there).expect("it is attached");
+        let (program, _, link) = self.attached.swap_remove(place);
+        let program = self.machine.object.program(program);
+        program.detach(link).expect("detached");
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        for (program, _, link) in self.attached.drain(..) {
+            // From a device that the test has deleted it is gone already.
+            let _ = self.machine.object.program(program).detach(link);
+        }
+    }
+}
+
+/// Makes the calling thread's namespace one whose devices forward, and send nothing of their own.
+fn quiet() {
+    for device in ["all", "default"] {
+        for (name, value) in [
+            ("ipv4/conf/DEVICE/rp_filter", "0"),
+            ("ipv4/conf/DEVICE/forwarding", "1"),
+            ("ipv6/conf/DEVICE/forwarding", "1"),
+            ("ipv6/conf/DEVICE/accept_dad", "0"),
+            ("ipv6/conf/DEVICE/accept_ra", "0"),
+        ] {
+            parameter(&name.replace("DEVICE", device), value);
         }
     }
 }
