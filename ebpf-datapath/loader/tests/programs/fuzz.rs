@@ -14,7 +14,7 @@ use crate::random::{
 use crate::story::{self, Devices, GENERATION, ON_LINK};
 use podlane_datapath_common::probe::{LENGTH, ProbeState, REPLY};
 use podlane_datapath_common::settings_flag;
-use podlane_test_namespaces::Test;
+use podlane_test_namespaces::{Test, in_fresh};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -41,9 +41,22 @@ struct Drawn {
     gso_size: u32,
 }
 
+/// On both of a small machine's processors: each half is a run of its own, with a seed of its own.
 fn programs_do_what_the_model_does() {
     let seed = number("PODLANE_FUZZ_SEED", SEED);
     let packets = number("PODLANE_FUZZ_PACKETS", PACKETS);
+    let half = packets.div_ceil(2);
+    std::thread::scope(|scope| {
+        let halves = [(seed, half), (seed + 1, packets - half)]
+            .map(|(seed, packets)| scope.spawn(move || in_fresh(move || run(seed, packets))));
+        for half in halves {
+            let result = half.join().expect("what panics is told");
+            result.unwrap_or_else(|reason| panic!("{reason}"));
+        }
+    });
+}
+
+fn run(seed: u64, packets: u64) {
     tell(&format!(
         "PODLANE_FUZZ_SEED={seed} PODLANE_FUZZ_PACKETS={packets}"
     ));

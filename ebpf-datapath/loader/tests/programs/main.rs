@@ -17,6 +17,9 @@ use podlane_test_namespaces::Suite;
 
 fn main() {
     Suite::new("of the eBPF programs", || Ok(()))
+        // The longest ones first, so that the others fill the other processor.
+        .tests(fuzz::TESTS)
+        .tests(forged::TESTS)
         .tests(cases::encapsulated::TESTS)
         .tests(cases::inner::TESTS)
         .tests(cases::plain::TESTS)
@@ -24,7 +27,6 @@ fn main() {
         .tests(cases::bypass::TESTS)
         .tests(cases::refused::TESTS)
         .tests(cases::probes::TESTS)
-        .tests(forged::TESTS)
         .tests(wire::probe::TESTS)
         .tests(wire::raw::TESTS)
         .tests(wire::native::TESTS)
@@ -36,6 +38,5 @@ fn main() {
         .where_possible(&wire::kernel::VLAN_TESTS)
         .where_possible(&wire::kernel::BOND_TESTS)
         .tests(verified::TESTS)
-        .tests(fuzz::TESTS)
         .run();
 }
