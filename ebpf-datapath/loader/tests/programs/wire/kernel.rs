@@ -126,7 +126,7 @@ fn carries(underlay: Underlay) {
 
 /// The device of the bond that is in use.
 fn in_use() -> String {
-    std::fs::read_to_string("/proc/net/bonding/eth0")
+    std::fs::read_to_string("/proc/thread-self/net/bonding/eth0")
         .expect("a bond")
         .lines()
         .find_map(|line| line.strip_prefix("Currently Active Slave: "))
