@@ -86,9 +86,27 @@ pub(crate) fn carries(context: &mut Context, over: Over) -> Result<()> {
     let behind = Behind::add(lab, over)?;
     // Small ones first, as a flow of its own.
     Flow::to_address(lab, HERE, behind.host, behind.address)?.warm(50)?;
-    for state in [["tso", "on"], ["tso", "off"], ["tx-udp_tnl-segmentation", "off"]] {
-        let _set = Offload::set(lab, behind.router, BEHIND, &state)?;
-        let what = format!("through a pod that routes, its device with {}", state.join(" "));
+    // Whoever has to part them: nobody, the pod's kernel when it passes them on, that of a node before they are on the wire (the other node's then merges
+    // what it gets).
+    let by_the_pod = |feature| vec![(behind.router, BEHIND, [feature, "off"])];
+    let real_frames = ["k8s-ctr", over.node()]
+        .into_iter()
+        .flat_map(|node| [(node, "eth0", ["tx", "off"]), (node, "eth0", ["gro", "on"])])
+        .collect::<Vec<_>>();
+    let mut merged_and_parted = by_the_pod("tso");
+    merged_and_parted.extend(&real_frames);
+    for states in [
+        Vec::new(),
+        by_the_pod("tso"),
+        by_the_pod("tx-udp_tnl-segmentation"),
+        real_frames,
+        merged_and_parted,
+    ] {
+        let what = format!("through a pod that routes, with {states:?}");
+        let _set = states
+            .into_iter()
+            .map(|(namespace, device, state)| Offload::set(lab, namespace, device, &state))
+            .collect::<Result<Vec<_>>>()?;
         let routed =
             transfer(lab, HERE, behind.host, behind.address, OCTETS).with_context(|| what.clone())?;
         routed.ensure_hardly_any_lost(&what)?;

@@ -38,8 +38,9 @@ impl Transfer {
         let segments = self.octets as u64 / u64::from(self.longest);
         ensure!(
             self.lost <= segments / 50,
-            "{what}: of {segments} segments {} were lost: {self:?}",
-            self.lost
+            "{what}: of {segments} segments {} were lost, in {:.1} s",
+            self.lost,
+            self.took.as_secs_f64()
         );
         Ok(())
     }

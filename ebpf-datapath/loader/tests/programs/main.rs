@@ -34,6 +34,7 @@ fn main() {
         .tests(wire::between_tunnels::TESTS)
         .tests(wire::tshark::TESTS)
         .tests(wire::kernel::TESTS)
+        .where_possible(&wire::open_vswitch::TESTS)
         .where_possible(&wire::kernel::GENEVE_TESTS)
         .where_possible(&wire::kernel::VLAN_TESTS)
         .where_possible(&wire::kernel::BOND_TESTS)

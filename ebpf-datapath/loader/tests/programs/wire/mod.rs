@@ -4,6 +4,7 @@
 pub(crate) mod between_tunnels;
 pub(crate) mod kernel;
 pub(crate) mod native;
+pub(crate) mod open_vswitch;
 mod other_end;
 pub(crate) mod probe;
 pub(crate) mod raw;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Octets of a stream, each way: super-packets, some tens of them.
-const STREAM: usize = 1 << 20;
+pub(crate) const STREAM: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For a datagram, which is sent again when it is lost.
 const SOON: Duration = Duration::from_millis(500);
