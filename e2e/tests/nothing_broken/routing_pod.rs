@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story::SETTLED_WITHIN;
@@ -10,7 +10,7 @@ use podlane_e2e::wait::wait_until;
 
 use crate::packets::Flow;
 use crate::segments::{Offload, datagrams_in_segments, transfer, transfer_to};
-use crate::{HERE, Over, Rules, address, command};
+use crate::{HERE, Over, Rules, address, command, ready};
 
 const OCTETS: usize = 8 << 20;
 /// The device between a pod that routes and what is behind it.
@@ -99,7 +99,7 @@ pub(crate) fn carries(context: &mut Context, over: Over) -> Result<()> {
         Vec::new(),
         by_the_pod("tso"),
         by_the_pod("tx-udp_tnl-segmentation"),
-        real_frames,
+        real_frames.clone(),
         merged_and_parted,
     ] {
         let what = format!("through a pod that routes, with {states:?}");
@@ -116,6 +116,17 @@ pub(crate) fn carries(context: &mut Context, over: Over) -> Result<()> {
         datagrams_in_segments(lab, HERE, behind.host, behind.address).with_context(|| what.clone())?;
         datagrams_in_segments(lab, behind.host, HERE, address(lab, HERE)?).with_context(|| what.clone())?;
     }
+    // With all of them through the stack none overtakes another.
+    ready(lab, &over.spec_through_the_stack())?;
+    let _set = real_frames
+        .into_iter()
+        .map(|(namespace, device, state)| Offload::set(lab, namespace, device, &state))
+        .collect::<Result<Vec<_>>>()?;
+    let overtaken = datagrams_in_segments(lab, HERE, behind.host, behind.address)?;
+    ensure!(
+        overtaken == 0,
+        "{overtaken} of 100 blocks came out of order without the bypass"
+    );
     Ok(())
 }
 
