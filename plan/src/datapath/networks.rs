@@ -1,7 +1,7 @@
 //! Where this node's own pods are.
 
 use super::Owner;
-use crate::desired::Assignment;
+use crate::desired::{Assignment, router_address};
 use crate::kernel::{DEVICE_PREFIX, Observed};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,12 +19,20 @@ pub(super) struct Pods {
 
 /// The node's pod CIDRs, and within them the routes of its network plugin: a route of a host is a pod's (ptp), a wider one leads to a bridge.
 /// A route by way of a pod is that pod's, which routes. One by any other gateway leads to nobody's device; what is behind it counts as nobody's
-/// source.
+/// source. Neither does one to an address of the node's own: of an IPv6 address the kernel makes a route in the main table too
+/// (`addrconf_prefix_route` in net/ipv6/addrconf.c), and a network plugin puts the pods' gateway on each pod's device.
 pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTreeSet<String>) -> Pods {
     let mut pods = Pods::default();
     let nowhere = || Owner::Local { device: None };
     pods.networks
         .extend(assignment.pod_cidrs.iter().map(|cidr| (*cidr, nowhere())));
+    let own: BTreeSet<IpAddr> = observed
+        .underlay
+        .iter()
+        .map(|on| on.address.addr())
+        .chain(assignment.pod_cidrs.iter().map(router_address))
+        .collect();
+    let is_own = |destination: &IpNet| is_host(destination) && own.contains(&destination.addr());
     // With the lowest metric first, as the kernel prefers them.
     let mut routes: Vec<_> = observed
         .foreign_routes
@@ -34,6 +42,7 @@ pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTr
                 .pod_cidrs
                 .iter()
                 .any(|cidr| cidr.contains(&route.destination))
+                && !is_own(&route.destination)
         })
         .collect();
     routes.sort_by_key(|route| (route.destination, route.metric, route.protocol));
@@ -57,12 +66,11 @@ pub(super) fn local(assignment: &Assignment, observed: &Observed, underlay: &BTr
             pods.on_underlay.insert(hop.device.clone());
             continue;
         }
-        let is_host = route.destination.prefix_len() == route.destination.max_prefix_len();
         let family = (hop.device.as_str(), route.destination.addr().is_ipv6());
         let so_far = hosts.entry(family).or_default();
         *so_far += 1;
         let is_single = pods.devices.entry(hop.device.clone()).or_insert(true);
-        *is_single &= is_host && *so_far == 1;
+        *is_single &= is_host(&route.destination) && *so_far == 1;
         let device = Some(hop.device.clone());
         pods.networks.insert(route.destination, Owner::Local { device });
     }
@@ -90,4 +98,8 @@ impl Pods {
             _ => None,
         }
     }
+}
+
+fn is_host(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
 }
