@@ -33,6 +33,8 @@ impl NodeAddress {
 pub struct End<'a> {
     /// The node's addresses, the one it prefers first.
     pub addresses: &'a [NodeAddress],
+    /// Its pod CIDRs.
+    pub pod_cidrs: &'a [IpNet],
     /// The policy that governs it.
     pub policy: Option<&'a Applied>,
 }
@@ -145,14 +147,24 @@ enum Wish {
     Tunnel,
 }
 
-fn wish(policy: &Applied, on_link: bool) -> Wish {
+/// How much of two nodes' pods a common link carries as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    /// There is none.
+    None,
+    /// Packets of some families that both nodes' pods have, and not of others.
+    InPart,
+    /// All.
+    Whole,
+}
+
+fn wish(policy: &Applied, link: Link) -> Wish {
     let routing = &policy.routing;
-    match (
-        routing.routing_mode,
-        on_link && routing.auto_direct_node_routes,
-        routing.off_link_peers,
-    ) {
+    let direct = link != Link::None && routing.auto_direct_node_routes;
+    match (routing.routing_mode, direct, routing.off_link_peers) {
         (RoutingMode::Tunnel, _, _) => Wish::Tunnel,
+        // A tunnel carries what the link does not; where there is to be none, some of the pods are better than nobody.
+        (RoutingMode::Native, true, OffLinkPeers::Tunnel) if link == Link::InPart => Wish::Tunnel,
         (RoutingMode::Native, true, _) => Wish::Native,
         (RoutingMode::Native, false, OffLinkPeers::Refuse) => Wish::Refuse,
         (RoutingMode::Native, false, OffLinkPeers::Tunnel) => Wish::Tunnel,
@@ -170,12 +182,18 @@ pub fn on_link(mine: &[NodeAddress], peers: &[NodeAddress]) -> Option<(IpAddr, I
     })
 }
 
-/// [`on_link`] among the addresses of one family alone.
-pub(crate) fn on_link_of_family(
+/// The pair of addresses, mine and the peer's, by which a common link carries pods' packets of a family as they are: of that family, or
+/// else, for IPv4, of IPv6 (RFC 8950; Linux has such routes, and has none of IPv6 with an IPv4 next hop).
+pub(crate) fn on_link_for(
     mine: &[NodeAddress],
     peers: &[NodeAddress],
     six: bool,
 ) -> Option<(IpAddr, IpAddr)> {
+    on_link_of_family(mine, peers, six).or_else(|| on_link_of_family(mine, peers, true).filter(|_| !six))
+}
+
+/// [`on_link`] among the addresses of one family alone.
+fn on_link_of_family(mine: &[NodeAddress], peers: &[NodeAddress], six: bool) -> Option<(IpAddr, IpAddr)> {
     let of_family = |on: &&NodeAddress| on.address.is_ipv6() == six;
     peers.iter().filter(of_family).find_map(|theirs| {
         let mut mine = mine.iter().filter(of_family);
@@ -215,7 +233,8 @@ pub fn lane_given(a: &End<'_>, b: &End<'_>, on_link: bool) -> Result<Lane, Refus
     let (Some(first), Some(second)) = (a.policy, b.policy) else {
         return Err(Refusal::NoPolicy);
     };
-    let (first_wish, second_wish) = (wish(first, on_link), wish(second, on_link));
+    let link = if on_link { link(a, b) } else { Link::None };
+    let (first_wish, second_wish) = (wish(first, link), wish(second, link));
     match first_wish.max(second_wish) {
         Wish::Tunnel => {
             if tunnel_ends(a.addresses, b.addresses).is_none() {
@@ -234,6 +253,17 @@ pub fn lane_given(a: &End<'_>, b: &End<'_>, on_link: bool) -> Result<Lane, Refus
         Wish::Refuse if !reported(a) || !reported(b) => Err(Refusal::NotReported),
         Wish::Refuse => Err(Refusal::OffLink),
     }
+}
+
+/// What the link of two nodes that have one carries.
+fn link(a: &End<'_>, b: &End<'_>) -> Link {
+    let has = |end: &End<'_>, six: bool| end.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6() == six);
+    let is_carried = |six: &bool| on_link_for(a.addresses, b.addresses, *six).is_some();
+    let is_whole = [false, true]
+        .iter()
+        .filter(|six| has(a, **six) && has(b, **six))
+        .all(is_carried);
+    if is_whole { Link::Whole } else { Link::InPart }
 }
 
 fn reported(end: &End<'_>) -> bool {

@@ -265,8 +265,8 @@ proptest! {
     #[test]
     fn both_ends_see_the_same_lane(a in peer(1), b in peer(2)) {
         let (a, b) = (
-            End { addresses: &a.addresses, policy: a.policy.as_ref() },
-            End { addresses: &b.addresses, policy: b.policy.as_ref() },
+            End { addresses: &a.addresses, pod_cidrs: &a.pod_cidrs, policy: a.policy.as_ref() },
+            End { addresses: &b.addresses, pod_cidrs: &b.pod_cidrs, policy: b.policy.as_ref() },
         );
         prop_assert_eq!(pair::lane(&a, &b), pair::lane(&b, &a));
     }

@@ -209,8 +209,10 @@ fn an_ipv6_underlay_has_ipv6_ends_and_a_smaller_mtu() {
     assert_eq!((behind.source, behind.mtu), (at("fd10::100"), 1430));
     assert_eq!(way(&plan, "fd20::100").next_hop, at("fe80::1"));
     assert_eq!(way(&plan, "fd10::101").next_hop, at("fd10::101"));
-    // IPv4 pods are reached over IPv6 by a tunnel, and by nothing else.
-    assert_eq!(native(&plan, "172.20.1.0/24"), None);
+    // IPv4 pods' packets may come as they are over an IPv6 link.
+    let lane = native(&plan, "172.20.1.0/24").expect("a native lane");
+    assert_eq!((lane.next_hop, lane.on_link), (at("fd10::101"), true));
+    assert_eq!(native(&plan, "172.20.2.0/24"), None);
 }
 
 #[test]
@@ -258,6 +260,31 @@ fn ptp_pods_have_a_device_each() {
     node.told.datapath.bypass = false;
     let stamping = node.plan().0.attached.pods.values().any(|stamps| *stamps);
     assert!(!stamping, "without the bypass there is nothing to stamp");
+}
+
+#[test]
+fn the_pods_gateway_on_a_pods_device_is_no_pod() {
+    let mut node = story();
+    node.told.pod_cidrs.push(cidr("fd00:20::/64"));
+    // A plugin that gives its gateway another address than the first one is to be understood too.
+    for (veth, gateway) in [("veth5", "fd00:20::1"), ("veth6", "fd00:20::fe")] {
+        node.route(&format!("{gateway}/128"), &[(None, veth)]);
+        node.kernel.underlay.push(UnderlayAddress {
+            device: veth.to_owned(),
+            address: cidr(&format!("{gateway}/128")),
+            mtu: 1500,
+        });
+    }
+    node.route("fd00:20::5/128", &[(None, "veth5")]);
+    node.route("fd00:20::6/128", &[(None, "veth6")]);
+    // The gateway's address is known before the device's is usable (RFC 4862, section 5.4).
+    node.kernel.underlay.retain(|on| on.device != "veth5");
+    let (plan, _) = node.plan();
+    let single = ["veth5", "veth6"].map(|veth| (veth.to_owned(), true));
+    assert_eq!(plan.attached.pods, single.into());
+    for gateway in ["fd00:20::1/128", "fd00:20::fe/128"] {
+        assert!(!plan.networks.contains_key(&cidr(gateway)), "{gateway}");
+    }
 }
 
 #[test]

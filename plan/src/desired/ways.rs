@@ -32,10 +32,12 @@ impl<'a> Ways<'a> {
     pub(crate) fn lane_given(&self, peer: &Peer, on_link: bool) -> Result<Lane, Refusal> {
         let mine = End {
             addresses: &self.here,
+            pod_cidrs: &self.assignment.pod_cidrs,
             policy: self.assignment.policy.as_ref(),
         };
         let theirs = End {
             addresses: &peer.addresses,
+            pod_cidrs: &peer.pod_cidrs,
             policy: peer.policy.as_ref(),
         };
         pair::lane_given(&mine, &theirs, on_link)
@@ -84,7 +86,7 @@ impl<'a> Ways<'a> {
     fn native(&self, peer: &Peer, cidr: &IpNet) -> Result<Route, Refusal> {
         let six = cidr.addr().is_ipv6();
         let (here, gateway) =
-            pair::on_link_of_family(&self.here, &peer.addresses, six).ok_or(Refusal::NoCommonFamily)?;
+            pair::on_link_for(&self.here, &peer.addresses, six).ok_or(Refusal::NoCommonFamily)?;
         let device = self
             .next_hops(&gateway)
             .first()
@@ -98,13 +100,13 @@ impl<'a> Ways<'a> {
     /// reported of its links, its own kernel knows.
     pub(crate) fn on_link_from(&self, peer: &Peer, like: &IpNet) -> Option<IpAddr> {
         let six = like.addr().is_ipv6();
-        let found = pair::on_link_of_family(&peer.addresses, &self.here, six);
+        let found = pair::on_link_for(&peer.addresses, &self.here, six);
         let unreported = || {
             let mut theirs = peer.addresses.clone();
             for address in &mut theirs {
                 address.prefix_length.get_or_insert(0);
             }
-            pair::on_link_of_family(&theirs, &self.here, six)
+            pair::on_link_for(&theirs, &self.here, six)
         };
         let all_reported = peer.addresses.iter().all(|on| on.prefix_length.is_some());
         found

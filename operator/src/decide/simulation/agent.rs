@@ -81,6 +81,7 @@ impl Agent {
             .collect();
         let here = End {
             addresses: &addresses,
+            pod_cidrs: &mine.pod_cidrs,
             policy: mine.policy.as_ref(),
         };
         let may_open = known_lanes(&self.spec.receive_on);
@@ -90,6 +91,7 @@ impl Agent {
         for (name, peer) in &self.peers {
             let there = End {
                 addresses: &peer.addresses,
+                pod_cidrs: &peer.pod_cidrs,
                 policy: peer.policy.as_ref(),
             };
             let current = self.used.get(name).and_then(|lane| lane.clone().ok());
