@@ -26,11 +26,13 @@ mod tunnel {
     pub(super) const VXLAN_LEARNING: u16 = 7;
     pub(super) const VXLAN_PORT: u16 = 15;
     pub(super) const VXLAN_GBP: u16 = 23;
+    pub(super) const VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
     pub(super) const VXLAN_COLLECT_METADATA: u16 = 25;
     pub(super) const VXLAN_GPE: u16 = 27;
     pub(super) const VXLAN_VNIFILTER: u16 = 30;
     pub(super) const GENEVE_PORT: u16 = 5;
     pub(super) const GENEVE_COLLECT_METADATA: u16 = 6;
+    pub(super) const GENEVE_UDP_ZERO_CSUM6_RX: u16 = 10;
 }
 
 /// A device, ours or not.
@@ -143,6 +145,9 @@ impl Link {
                 | (TunnelProtocol::Geneve, tunnel::GENEVE_COLLECT_METADATA) => {
                     device.collect_metadata = flag()
                 }
+                // What the programs send over IPv6 would be dropped. (A kernel without IPv6 need not speak of it.)
+                (TunnelProtocol::Vxlan, tunnel::VXLAN_UDP_ZERO_CSUM6_RX)
+                | (TunnelProtocol::Geneve, tunnel::GENEVE_UDP_ZERO_CSUM6_RX) => odd |= !flag(),
                 (_, tunnel::VXLAN_ID) => vni = u32_at(value, 0)?,
                 (TunnelProtocol::Vxlan, tunnel::VXLAN_LEARNING | tunnel::VXLAN_VNIFILTER) => odd |= flag(),
                 (TunnelProtocol::Vxlan, tunnel::VXLAN_GBP | tunnel::VXLAN_GPE) => odd = true,
@@ -316,6 +321,7 @@ mod tests {
             (tunnel::VXLAN_LEARNING, &[1][..]),
             (tunnel::VXLAN_GBP, &[]),
             (tunnel::VXLAN_LINK, &[3, 0, 0, 0]),
+            (tunnel::VXLAN_UDP_ZERO_CSUM6_RX, &[0]),
         ] {
             let data = [vxlan(), attribute(kind, value)].concat();
             let link = link(b"podlane_vxlan\0", 172, b"vxlan\0", &data).expect("a link");

@@ -67,6 +67,10 @@ pub(crate) fn main_table(family: AddressFamily) -> RouteNetlinkMessage {
 }
 
 /// A tunnel device, down, with our group from its first moment.
+///
+/// It takes packets over IPv6 without a UDP checksum, as the programs send them. RFC 6935, section 5, lets a tunnel do so on a port for
+/// which that is asked for; of what RFC 6936, section 5, then wants the receiver to check, the outer addresses are compared with the
+/// peers' ([`podlane_plan::datapath`]), and what is carried has checksums of its own.
 pub(crate) fn create_device(name: &str, device: &Device) -> Request {
     let protocol = if device.stand_in {
         TunnelProtocol::Vxlan
@@ -80,13 +84,15 @@ pub(crate) fn create_device(name: &str, device: &Device) -> Request {
                 InfoVxlan::CollectMetadata(device.collect_metadata),
                 InfoVxlan::Learning(false),
                 InfoVxlan::Port(device.port),
+                // IFLA_VXLAN_UDP_ZERO_CSUM6_RX; about IPv6 alone.
+                InfoVxlan::UDPZeroCsumRX(true),
             ]),
         ),
         TunnelProtocol::Geneve => {
             let flow_based = device.collect_metadata.then_some(InfoGeneve::CollectMetadata);
             let data = flow_based
                 .into_iter()
-                .chain([InfoGeneve::Port(device.port)])
+                .chain([InfoGeneve::Port(device.port), InfoGeneve::UdpZeroCsum6Rx(true)])
                 .collect();
             (InfoKind::Geneve, InfoData::Geneve(data))
         }
@@ -255,10 +261,13 @@ pub(crate) enum Place {
 /// A route. `device` is the index of the one that it leaves by.
 pub(crate) fn route(key: &RouteKey, route: &Route, device: u32, place: Place) -> Request {
     let mut message = route_message(key);
+    let same_family = |gateway: &IpAddr| gateway.is_ipv6() == key.destination.addr().is_ipv6();
     let mut gateway = |gateway: &IpAddr| {
-        message
-            .attributes
-            .push(RouteAttribute::Gateway((*gateway).into()));
+        message.attributes.push(if same_family(gateway) {
+            RouteAttribute::Gateway((*gateway).into())
+        } else {
+            RouteAttribute::Via((*gateway).into())
+        });
         message.attributes.push(RouteAttribute::Oif(device));
     };
     match &route.target {
@@ -308,8 +317,8 @@ pub(super) const fn traffic_class(dscp: u8) -> u8 {
     dscp << 2
 }
 
-/// The outer header. Over IPv6 with a UDP checksum: without, a receiver that does not expect that drops the packet
-/// (RFC 6935; `udp6zerocsumrx` is off by default in drivers/net/vxlan and drivers/net/geneve.c).
+/// The outer header. Over IPv6 with a UDP checksum: the driver has it almost for nothing, and a receiver that does not expect a packet
+/// without one drops it (RFC 8200, section 8.1).
 fn encapsulation(
     vni: u32,
     source: &IpAddr,

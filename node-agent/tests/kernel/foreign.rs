@@ -147,7 +147,7 @@ fn a_taken_port_is_named_with_its_holder() {
     settle(&mut kernel, &declared());
     assert_eq!(observe(&mut kernel).observed.ours, declared());
 
-    // Another overlay's device on our port, whatever its VNI; and one that is flow-based as ours is.
+    // Another overlay's device on our port, whatever its VNI; one that is flow-based; and one that is so as ours is, to the last option.
     for (other, words) in [
         (
             "flannel.1 type vxlan id 1 dstport 8472 dev eth1",
@@ -155,6 +155,10 @@ fn a_taken_port_is_named_with_its_holder() {
         ),
         (
             "other type vxlan external dstport 8472",
+            "in use by the device other (a vxlan device of group 0, port 8472, VNI 0)",
+        ),
+        (
+            "other type vxlan external dstport 8472 udp6zerocsumrx",
             "the device other (a vxlan device of group 0, port 8472, VNI 0) keeps podlane_vxlan",
         ),
     ] {

@@ -50,6 +50,7 @@ fn what_is_declared_is_there_and_nothing_is_left_to_do() {
         "external",
         "dstport 8472",
         "nolearning",
+        " udp6zerocsumrx",
     ] {
         assert!(link.contains(part), "{part}: {link}");
     }
@@ -65,7 +66,7 @@ fn routes_are_what_ip_route_makes() {
     ];
     in_fresh(move || {
         underlay();
-        ip("link add podlane_vxlan group 172 type vxlan external nolearning dstport 8472");
+        ip("link add podlane_vxlan group 172 type vxlan external nolearning dstport 8472 udp6zerocsumrx");
         ip("link set podlane_vxlan mtu 1450 arp off addrgenmode none up");
         ip("addr add 172.20.0.1/32 dev podlane_vxlan");
         ip("addr add fd20::1/128 dev podlane_vxlan nodad noprefixroute");
