@@ -2,6 +2,7 @@
 //! their answers taken in.
 
 use crate::metrics::{LaneFigures, PeerDrops};
+use crate::neighbours::{Neighbours, resolve};
 use podlane_datapath::{
     Counters, Failure, LaneCount, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs,
     Reason, Synced,
@@ -11,15 +12,11 @@ use podlane_plan::desired::Desired;
 use podlane_plan::lane::Lane;
 use podlane_plan::probes::{Answer, Kind, Probe, ProbeKey, Prober, Proofs, Tally, Unsent};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// How long after a failure programs are loaded again: what hinders them is seldom gone by itself.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// The discard port (RFC 863), for packets that only make the kernel resolve a neighbour.
-const DISCARD: u16 = 9;
 
 /// The programs of this node, or why there are none.
 pub struct Datapath {
@@ -29,6 +26,7 @@ pub struct Datapath {
     tried: Instant,
     key: ProbeKey,
     prober: Prober,
+    neighbours: Neighbours,
     /// The moment from which the prober counts.
     epoch: Instant,
     dscp: u8,
@@ -56,6 +54,7 @@ impl Datapath {
             tried: now,
             key,
             prober: Prober::new(rand::random()),
+            neighbours: Neighbours::default(),
             epoch: now,
             dscp: 0,
             open: BTreeSet::new(),
@@ -104,6 +103,10 @@ impl Datapath {
                 .filter(|_| planned.native);
             self.open = tunnels.chain(plain).collect();
         }
+        // Before peers are told that they may send natively.
+        let now = Instant::now();
+        self.neighbours.aim(planned, now);
+        self.neighbours.take_due(now).iter().for_each(resolve);
         synced
     }
 
@@ -147,7 +150,8 @@ impl Datapath {
     /// When [`Datapath::probe`] is to be called next; none: when it was aimed anew.
     pub fn next_probe(&self) -> Option<Instant> {
         self.programs.as_ref().ok()?;
-        self.prober.next_due().map(|due| self.epoch + due)
+        let probe = self.prober.next_due().map(|due| self.epoch + due);
+        probe.into_iter().chain(self.neighbours.next_due()).min()
     }
 
     /// Takes in answers and sends what is due. Whether anything has become known that a plan goes by.
@@ -155,6 +159,7 @@ impl Datapath {
         let Ok(programs) = &mut self.programs else {
             return false;
         };
+        self.neighbours.take_due(now).iter().for_each(resolve);
         let now = now.saturating_duration_since(self.epoch);
         let waiting = self.prober.waiting_for(now);
         match programs.probe_answers(&waiting) {
@@ -267,17 +272,6 @@ fn taken(answer: &ProbeAnswer) -> Option<Answer> {
             LaneName::None => return None,
         },
     })
-}
-
-/// Has the kernel look for a neighbour's link-layer address: any packet to it does.
-fn resolve(next_hop: &IpAddr) {
-    let any: IpAddr = if next_hop.is_ipv4() {
-        [0; 4].into()
-    } else {
-        [0_u16; 8].into()
-    };
-    // Whether it was sent makes no difference: the probes tell.
-    let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[], (*next_hop, DISCARD)));
 }
 
 /// Counters as metrics have them.

@@ -9,6 +9,7 @@ pub mod clean;
 pub mod datapath;
 pub mod kernel;
 pub mod metrics;
+mod neighbours;
 pub mod options;
 pub mod pace;
 pub mod pass;
