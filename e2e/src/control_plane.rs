@@ -1,7 +1,7 @@
 //! A real etcd and Kubernetes API server in one node's network namespace, and identities for those who speak to it.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,8 @@ pub struct ControlPlane {
     kubectl: Kubectl,
     authority: Authority,
     directory: PathBuf,
-    inside: SocketAddr,
+    /// The addresses of its node.
+    inside: Vec<IpAddr>,
     apiserver: Process,
     etcd: Process,
 }
@@ -89,11 +90,16 @@ impl ControlPlane {
         ]
         .into_iter()
         .map(str::to_owned)
-        .chain([address.to_string(), outside.to_string(), "10.96.0.1".to_owned()])
+        .chain(node.all_addresses().map(|own| own.addr().to_string()))
+        .chain([outside.to_string(), "10.96.0.1".to_owned()])
         .collect();
         let serving = authority.server("kube-apiserver", alternatives)?;
         let accounts = authority.key_pair("service-accounts")?;
 
+        let services = match address {
+            IpAddr::V4(_) => "10.96.0.0/16",
+            IpAddr::V6(_) => "fd00:10:96::/112",
+        };
         let file = |path: &Path| path.display().to_string();
         let mut program = Program::new(
             "kube-apiserver",
@@ -102,7 +108,7 @@ impl ControlPlane {
                 "--etcd-servers=http://127.0.0.1:2379".into(),
                 format!("--secure-port={API_PORT}"),
                 format!("--advertise-address={address}"),
-                "--service-cluster-ip-range=10.96.0.0/16".into(),
+                format!("--service-cluster-ip-range={services}"),
                 "--authorization-mode=Node,RBAC".into(),
                 "--enable-admission-plugins=NodeRestriction".into(),
                 "--allow-privileged=true".into(),
@@ -129,7 +135,7 @@ impl ControlPlane {
             kubectl,
             authority,
             directory,
-            inside: SocketAddr::new(address, API_PORT),
+            inside: node.all_addresses().map(|own| own.addr()).collect(),
             apiserver,
             etcd,
         };
@@ -178,11 +184,20 @@ impl ControlPlane {
         self.wait_until_ready()
     }
 
-    /// A kubeconfig for something inside the lab, with a client certificate of its own.
-    pub fn kubeconfig_for(&self, identity: &Identity) -> Result<PathBuf> {
+    /// A kubeconfig for something on a node of the lab, with a client certificate of its own. It names the API server by the first address of a
+    /// family that the node has.
+    pub fn kubeconfig_for(&self, identity: &Identity, on: &Node) -> Result<PathBuf> {
         let (file, ..) = identity.names();
         let path = self.directory.join(format!("{file}.kubeconfig"));
-        self.write_kubeconfig(identity, self.inside, &path)?;
+        let is_reachable = |server: &&IpAddr| {
+            on.all_addresses()
+                .any(|own| own.addr().is_ipv6() == server.is_ipv6())
+        };
+        let server =
+            self.inside.iter().find(is_reachable).with_context(|| {
+                format!("{} has no address family in common with the API server", on.name)
+            })?;
+        self.write_kubeconfig(identity, SocketAddr::new(*server, API_PORT), &path)?;
         Ok(path)
     }
 
@@ -311,8 +326,7 @@ fn start_etcd(
 pub fn node_object(node: &Node) -> Value {
     let cidrs: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
     let mut addresses: Vec<Value> = node
-        .addresses
-        .iter()
+        .all_addresses()
         .map(|address| json!({"type": "InternalIP", "address": address.addr().to_string()}))
         .collect();
     addresses.push(json!({"type": "Hostname", "address": node.name}));

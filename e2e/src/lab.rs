@@ -211,13 +211,16 @@ impl Lab {
 
     /// Starts the operator, beside the API server.
     pub fn start_operator(&mut self) -> Result<()> {
-        let kubeconfig = self.control_plane()?.kubeconfig_for(&Identity::Operator)?;
         let place = self
             .options
             .topology
             .nodes
             .first()
-            .context("a control plane needs a node")?;
+            .context("a control plane needs a node")?
+            .clone();
+        let kubeconfig = self
+            .control_plane()?
+            .kubeconfig_for(&Identity::Operator, &place)?;
         let mut arguments = vec![
             programs::own("podlane-operator")?.display().to_string(),
             "--kubeconfig".to_owned(),
@@ -241,9 +244,14 @@ impl Lab {
 
     /// The same with arguments of one's own.
     pub fn start_agent_with(&mut self, node: &str, more: &[&str]) -> Result<()> {
+        let place = self
+            .topology()
+            .node(node)
+            .with_context(|| format!("the lab has no node {node}"))?
+            .clone();
         let kubeconfig = self
             .control_plane()?
-            .kubeconfig_for(&Identity::Agent(node.to_owned()))?;
+            .kubeconfig_for(&Identity::Agent(node.to_owned()), &place)?;
         let mut arguments = vec![
             programs::own("podlane-agent")?.display().to_string(),
             "--kubeconfig".to_owned(),

@@ -1,5 +1,6 @@
 //! Makes a topology out of network namespaces, veths and bridges.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use ipnet::{IpNet, Ipv4Net};
 use crate::interrupt;
 use crate::ledger::{self, BaseLock, HostLink, Ledger};
 use crate::netns::{self, Namespace};
-use crate::topology::{INTERNET, Link, Node, Pod, ROUTER, SWITCH, Topology};
+use crate::topology::{Attachment, INTERNET, Link, Node, Pod, ROUTER, SWITCH, Topology};
 
 /// The lab's end of the link to the machine's own namespace.
 pub const HOST_LINK_INTERFACE: &str = "lab0";
@@ -81,6 +82,16 @@ pub fn add_namespaces(topology: &Topology, naming: &Naming, ledger: &Ledger) -> 
             ledger.change(|state| state.namespaces.retain(|name| name != namespace.name()))?;
             return Err(error);
         }
+        without_waiting_for_duplicates(&namespace)?;
+    }
+    Ok(())
+}
+
+/// Has the link-local addresses of interfaces to come usable at once: nobody else has them, and looking for that takes a second (RFC 4862,
+/// section 5.4).
+fn without_waiting_for_duplicates(namespace: &Namespace) -> Result<()> {
+    if Path::new("/proc/sys/net/ipv6").exists() {
+        namespace.set_parameters(&[("ipv6/conf/default/accept_dad", "0")])?;
     }
     Ok(())
 }
@@ -94,6 +105,14 @@ pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
         .namespace(ROUTER)
         .ip_batch(&router_lines(topology, naming))?;
     naming.namespace(INTERNET).ip_batch(&internet_lines(topology))?;
+    for router in &topology.further_routers {
+        let namespace = naming.namespace(&router.name);
+        let mut lines = vec!["link set lo up".to_owned()];
+        lines.extend(attachment_lines(&router.attachments));
+        namespace.ip_batch(&lines)?;
+        forward(&namespace)?;
+        without_redirects(&namespace)?;
+    }
     for node in &topology.nodes {
         interrupt::check()?;
         let link = topology.link_of(node).with_context(|| {
@@ -109,7 +128,21 @@ pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
             naming.namespace(&pod.name).ip_batch(&pod_lines(node, pod))?;
         }
     }
-    forward(&naming.namespace(ROUTER))
+    let router = naming.namespace(ROUTER);
+    forward(&router)?;
+    without_redirects(&router)
+}
+
+/// Keeps a router from telling nodes of one link the way past it (ICMP redirect): a cloud's gateway does not either. (Nodes take none of
+/// IPv6's, since they forward: `rt6_do_redirect` in net/ipv6/route.c.)
+fn without_redirects(router: &Namespace) -> Result<()> {
+    router.within(|| {
+        for interface in fs::read_dir("/proc/sys/net/ipv4/conf").context("the router's interfaces")? {
+            let place = interface?.path().join("send_redirects");
+            fs::write(&place, "0").with_context(|| format!("cannot write {}", place.display()))?;
+        }
+        Ok(())
+    })
 }
 
 /// Makes a node or the router forward packets, of both families where the kernel has both.
@@ -231,6 +264,20 @@ fn switch_lines(topology: &Topology, naming: &Naming) -> Vec<String> {
             attach(&link.name, &node.name, "eth0", &node.name);
         }
     }
+    let nodes = topology
+        .nodes
+        .iter()
+        .map(|node| (node.name.as_str(), &node.further));
+    let routers = topology
+        .further_routers
+        .iter()
+        .map(|router| (router.name.as_str(), &router.attachments));
+    for (name, attachments) in nodes.chain(routers) {
+        for (attachment, interface) in attachments.iter().zip(1..) {
+            let interface = format!("eth{interface}");
+            attach(&attachment.link, &format!("{name}-{interface}"), &interface, name);
+        }
+    }
     for link in &topology.links {
         lines.insert(1, format!("link add {} type bridge mcast_snooping 0", link.name));
         lines.push(format!("link set {} up", link.name));
@@ -294,17 +341,39 @@ fn node_lines(node: &Node, link: &Link, naming: &Naming) -> Vec<String> {
             .map(|address| address_line(*address, "eth0")),
     );
     lines.push("link set eth0 up".to_owned());
-    for gateway in &link.router_addresses {
-        if node
+    lines.extend(attachment_lines(&node.further));
+    for gateway in link.router_addresses.iter().map(IpNet::addr) {
+        let mut own = node
             .addresses
             .iter()
-            .any(|address| same_family(address.addr(), gateway.addr()))
-        {
-            lines.push(default_route(gateway.addr()));
+            .filter(|address| same_family(address.addr(), gateway))
+            .peekable();
+        if own.peek().is_none() {
+            continue;
         }
+        if !own.any(|address| address.contains(&gateway)) {
+            lines.push(on_link_route(gateway, "eth0"));
+        }
+        lines.push(default_route(gateway));
     }
     for pod in &node.pods {
         lines.extend(pod_veth_lines(node, pod, naming));
+    }
+    lines
+}
+
+/// Interfaces eth1, eth2, … with their addresses.
+fn attachment_lines(attachments: &[Attachment]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (attachment, interface) in attachments.iter().zip(1..) {
+        let interface = format!("eth{interface}");
+        lines.extend(
+            attachment
+                .addresses
+                .iter()
+                .map(|address| address_line(*address, &interface)),
+        );
+        lines.push(format!("link set {interface} up"));
     }
     lines
 }
@@ -341,8 +410,7 @@ fn pod_lines(node: &Node, pod: &Pod) -> Vec<String> {
     lines.push("link set eth0 up".to_owned());
     for gateway in node.pod_gateways() {
         if pod.addresses.iter().any(|address| same_family(*address, gateway)) {
-            let scope = if gateway.is_ipv4() { " scope link" } else { "" };
-            lines.push(format!("route add {} dev eth0{scope}", IpNet::from(gateway)));
+            lines.push(on_link_route(gateway, "eth0"));
             lines.push(default_route(gateway));
         }
     }
@@ -353,6 +421,11 @@ fn address_line(address: IpNet, interface: &str) -> String {
     // Nobody else has the address: waiting for duplicate address detection would only take time.
     let nodad = if address.addr().is_ipv6() { " nodad" } else { "" };
     format!("address add {address} dev {interface}{nodad}")
+}
+
+fn on_link_route(gateway: IpAddr, interface: &str) -> String {
+    let scope = if gateway.is_ipv4() { " scope link" } else { "" };
+    format!("route add {} dev {interface}{scope}", IpNet::from(gateway))
 }
 
 fn default_route(gateway: IpAddr) -> String {

@@ -14,6 +14,7 @@ use crate::interrupt;
 use crate::lab::{self, Extent, Lab, Options};
 use crate::process::tail;
 use crate::programs::{self, ControlPlanePrograms};
+use crate::topology::Topology;
 
 /// A scenario: a name that says what is true afterwards, and the function that shows it.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ impl Scenario {
 pub struct Context {
     options: Options,
     lab: Option<Lab>,
+    /// What the shared lab's network is called, where it is not that of the options.
+    network: Option<&'static str>,
     further_labs: u32,
 }
 
@@ -52,8 +55,26 @@ impl Context {
     /// The shared lab, brought up by the scenario that asks first. A scenario leaves it as it was; after one that fails
     /// there is a new one.
     pub fn lab(&mut self) -> Result<&mut Lab> {
+        let topology = self.options.topology.clone();
+        self.share(None, topology)
+    }
+
+    /// The same on another network, `called` so: scenarios that name the same one share a lab when nobody between them names another.
+    pub fn lab_on(&mut self, called: &'static str, topology: Topology) -> Result<&mut Lab> {
+        self.share(Some(called), topology)
+    }
+
+    fn share(&mut self, network: Option<&'static str>, topology: Topology) -> Result<&mut Lab> {
+        if self.network != network {
+            self.end_lab()?;
+        }
         if self.lab.is_none() {
-            self.lab = Some(Lab::up(self.options.clone()).context("cannot bring the lab up")?);
+            let options = Options {
+                topology,
+                ..self.options.clone()
+            };
+            self.lab = Some(Lab::up(options).context("cannot bring the lab up")?);
+            self.network = network;
         }
         self.lab.as_mut().context("the lab is gone")
     }
@@ -103,6 +124,7 @@ pub fn run(options: Options, scenarios: impl IntoIterator<Item = Scenario>) -> E
     let context = Context {
         options: Options { name, ..options },
         lab: None,
+        network: None,
         further_labs: 0,
     };
     let context = Arc::new(Mutex::new(context));
@@ -166,7 +188,8 @@ pub fn describe(lab: &Lab) -> String {
     }
     for node in &lab.topology().nodes {
         let namespace = lab.namespace(&node.name);
-        for what in [["-d", "route", "show"], ["-d", "neigh", "show"]] {
+        for what in ["-d route show", "-6 -d route show", "-d neigh show"] {
+            let what: Vec<&str> = what.split(' ').collect();
             let answer = namespace.ip(&what).unwrap_or_else(|error| format!("{error:#}\n"));
             let _ = write!(text, "--- {}: ip {}\n{answer}", node.name, what.join(" "));
         }

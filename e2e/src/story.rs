@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::lab::Lab;
 use crate::probe::{PingReport, ping};
+use crate::topology::Pod;
 use crate::traffic::Stream;
 use crate::wait::wait_until;
 
@@ -150,7 +151,10 @@ pub fn ensure_refused(lab: &Lab, from: &str, to: IpAddr) -> Result<PingReport> {
 /// How a node's kernel reaches a pod CIDR: `via GATEWAY`, `encap DESTINATION`, `unreachable`, or `nothing`. Read from text:
 /// the JSON of `ip` has two members `dst` in a route that carries its encapsulation.
 pub fn way(lab: &Lab, node: &str, cidr: &str) -> Result<String> {
-    let routes = lab.namespace(node).ip(&["route", "show", "table", "main"])?;
+    let family = if cidr.contains(':') { "-6" } else { "-4" };
+    let routes = lab
+        .namespace(node)
+        .ip(&[family, "route", "show", "table", "main"])?;
     let of_cidr = |line: &&str| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let destination = if words.first() == Some(&"unreachable") {
@@ -189,6 +193,19 @@ pub fn streams_in_all_directions(lab: &Lab, rate: u32) -> Result<Vec<(String, St
     for (from, _) in &pods {
         for (to, _) in pods.iter().filter(|(to, _)| to != from) {
             streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, rate)?));
+        }
+    }
+    Ok(streams)
+}
+
+/// A stream of `rate` packets a second from one pod to another in every family that both have.
+pub fn streams_between(lab: &Lab, from: &Pod, to: &Pod, rate: u32) -> Result<Vec<(String, Stream)>> {
+    let mut streams = Vec::new();
+    for address in &to.addresses {
+        if from.address_of(address.is_ipv6()).is_some() {
+            let name = format!("{} to {} ({address})", from.name, to.name);
+            let stream = Stream::start_to(lab, &from.name, &to.name, *address, rate, 64)?;
+            streams.push((name, stream));
         }
     }
     Ok(streams)

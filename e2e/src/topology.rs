@@ -1,8 +1,14 @@
 //! The lab's network as data: who is on which link, with which addresses, and which pods a node has.
 
+mod families;
+mod ways;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
+
+pub use families::Families;
+pub use ways::SECOND_ROUTER;
 
 /// The router's namespace: no cluster member, and it knows no pod CIDR.
 pub const ROUTER: &str = "router";
@@ -18,6 +24,8 @@ pub struct Topology {
     pub uplink: Uplink,
     /// The networks that the nodes are on.
     pub links: Vec<Link>,
+    /// Routers beside the first one: no node's default route leads to them until somebody changes that.
+    pub further_routers: Vec<FurtherRouter>,
     /// The cluster's nodes.
     pub nodes: Vec<Node>,
     /// What the pod CIDRs are parts of.
@@ -44,6 +52,24 @@ pub struct Link {
     pub router_addresses: Vec<IpNet>,
 }
 
+/// A router with an interface on each of some links: eth1, eth2, …
+#[derive(Clone, Debug)]
+pub struct FurtherRouter {
+    /// The name, also of its namespace.
+    pub name: String,
+    /// Its interfaces.
+    pub attachments: Vec<Attachment>,
+}
+
+/// An interface's place on a link.
+#[derive(Clone, Debug)]
+pub struct Attachment {
+    /// The link.
+    pub link: String,
+    /// The interface's addresses.
+    pub addresses: Vec<IpNet>,
+}
+
 /// A node: eth0 on one link, default route to the router.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -51,8 +77,11 @@ pub struct Node {
     pub name: String,
     /// The link that its eth0 is on.
     pub link: String,
-    /// The addresses of eth0; the first one is the node's InternalIP.
+    /// The addresses of eth0; the first one is the node's InternalIP. One that does not have the router in its prefix reaches it by a
+    /// route of its own, as on a cloud's machines.
     pub addresses: Vec<IpNet>,
+    /// Further interfaces: eth1, eth2, …
+    pub further: Vec<Attachment>,
     /// spec.podCIDRs.
     pub pod_cidrs: Vec<IpNet>,
     /// Its pods.
@@ -80,6 +109,7 @@ impl Topology {
                 Link::new("link1", "eth1", net4([192, 168, 10, 200], 24)),
                 Link::new("link2", "eth2", net4([192, 168, 20, 200], 24)),
             ],
+            further_routers: Vec::new(),
             nodes: Vec::new(),
             cluster_pod_cidrs: vec![net4([172, 20, 0, 0], 16)],
         };
@@ -113,6 +143,7 @@ impl Topology {
             name: name.to_owned(),
             link: link.to_owned(),
             addresses: vec![address],
+            further: Vec::new(),
             pod_cidrs: vec![net4([172, 20, octet, 0], 24)],
             pods,
         });
@@ -143,7 +174,12 @@ impl Topology {
         let nodes = self.nodes.iter().flat_map(|node| {
             std::iter::once(node.name.as_str()).chain(node.pods.iter().map(|pod| pod.name.as_str()))
         });
-        [INTERNET, ROUTER, SWITCH].into_iter().chain(nodes).collect()
+        let further = self.further_routers.iter().map(|router| router.name.as_str());
+        [INTERNET, ROUTER, SWITCH]
+            .into_iter()
+            .chain(further)
+            .chain(nodes)
+            .collect()
     }
 }
 
@@ -164,9 +200,19 @@ impl Node {
         self.addresses.first().map(IpNet::addr)
     }
 
-    /// The node's own address in each of its pod CIDRs, the first one: the pods' gateway.
+    /// The addresses of all its interfaces, eth0's first.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpNet> {
+        let further = self.further.iter().flat_map(|attachment| &attachment.addresses);
+        self.addresses.iter().chain(further).copied()
+    }
+
+    /// The node's own address in each of its pod CIDRs, the first one after the network's own: the pods' gateway.
     pub fn pod_gateways(&self) -> impl Iterator<Item = IpAddr> {
-        self.pod_cidrs.iter().filter_map(|cidr| cidr.hosts().next())
+        self.pod_cidrs.iter().filter_map(|cidr| match cidr {
+            IpNet::V4(network) => network.hosts().next().map(IpAddr::V4),
+            // The network's own address is every router's (RFC 4291, section 2.6.1), and ipnet counts it in.
+            IpNet::V6(network) => network.hosts().nth(1).map(IpAddr::V6),
+        })
     }
 }
 
@@ -174,6 +220,14 @@ impl Pod {
     /// Its first address.
     pub fn address(&self) -> Option<IpAddr> {
         self.addresses.first().copied()
+    }
+
+    /// Its address of a family.
+    pub fn address_of(&self, six: bool) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .copied()
+            .find(|address| address.is_ipv6() == six)
     }
 }
 

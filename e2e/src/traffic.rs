@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use numbers::{Numbers, Range};
-pub use tcp::{Connection, ConnectionReport};
+pub use tcp::{Connection, ConnectionReport, Segments};
 pub use wire::{receive, send};
 
 use crate::capture::unused_name;

@@ -325,9 +325,10 @@ fn identities_differ(context: &mut Context) -> Result<()> {
     }
 
     // The certificate is one that the API server knows the identity by, from within a node.
+    let node = lab.topology().node("k8s-w0").context("no k8s-w0")?.clone();
     let kubeconfig = lab
         .control_plane()?
-        .kubeconfig_for(&Identity::Agent("k8s-w0".to_owned()))?;
+        .kubeconfig_for(&Identity::Agent(node.name.clone()), &node)?;
     let environment = lab.kubectl()?.environment();
     let output = lab
         .namespace("k8s-w0")

@@ -17,8 +17,17 @@ use crate::netns::Namespace;
 /// What a block is: its number, in eight octets, repeated.
 const BLOCK: usize = 8192;
 
-/// The largest segment: it fits every lane, so that no change of MTU by itself makes the sender repeat anything.
+/// The largest segment of [`Segments::Small`].
 const SEGMENT: u32 = 1200;
+
+/// How large a connection's segments are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segments {
+    /// They fit every lane, so that no change of MTU by itself makes the sender repeat anything.
+    Small,
+    /// As large as the pods' own interfaces take: the node has to say what its lane carries.
+    Full,
+}
 
 /// A connection that is written to until it is finished.
 #[derive(Debug)]
@@ -43,8 +52,19 @@ pub struct ConnectionReport {
 impl Connection {
     /// Connects from one pod to another and writes `blocks` blocks of 8 KiB a second.
     pub fn start(lab: &Lab, from: &str, to: &str, blocks: u32) -> Result<Self> {
-        let address = lab.pod_address(to)?;
-        let listener = lab.namespace(to).within(move || listen(&address))?;
+        Self::start_to(lab, from, to, lab.pod_address(to)?, blocks, Segments::Small)
+    }
+
+    /// The same to an address of pod `to`.
+    pub fn start_to(
+        lab: &Lab,
+        from: &str,
+        to: &str,
+        address: IpAddr,
+        blocks: u32,
+        segments: Segments,
+    ) -> Result<Self> {
+        let listener = lab.namespace(to).within(move || listen(&address, segments))?;
         let target = SocketAddr::new(address, listener.local_addr()?.port());
         let receiver = thread::spawn(move || receive(&listener));
         let namespace = lab.namespace(from);
@@ -64,7 +84,7 @@ impl Connection {
             .recv_timeout(Duration::from_secs(12))
             .with_context(|| format!("{from} to {to}: no connection"))?;
         Ok(Self {
-            name: format!("{from} to {to}"),
+            name: format!("{from} to {to} ({address})"),
             namespace,
             local,
             stop,
@@ -120,10 +140,12 @@ impl Connection {
     }
 }
 
-fn listen(like: &IpAddr) -> Result<TcpListener> {
+fn listen(like: &IpAddr, segments: Segments) -> Result<TcpListener> {
     let listener = TcpListener::bind((any(like), 0)).context("cannot listen")?;
-    // What the listener announces in its SYN-ACK binds the sender.
-    setsockopt(&listener, sockopt::TcpMaxSeg, &SEGMENT).context("the largest segment")?;
+    if segments == Segments::Small {
+        // What the listener announces in its SYN-ACK binds the sender.
+        setsockopt(&listener, sockopt::TcpMaxSeg, &SEGMENT).context("the largest segment")?;
+    }
     Ok(listener)
 }
 
