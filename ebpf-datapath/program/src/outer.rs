@@ -51,7 +51,7 @@ fn make_room_again<O: Ip, I: Ip>(packet: &mut Packet) -> Result<(), Refusal> {
     // Without the marks the packet would keep the inner family's ethertype, by which the kernel chooses how it leaves. What changes it
     // also changes a merged packet's segments, which are of the inner family still.
     if packet.gso_size() != 0 {
-        return Err(Refusal::Other);
+        return Err(Refusal::Encapsulated);
     }
     packet.adjust_room(overhead::<I>() as i32, flags)?;
     if packet.change_protocol(O::ETHERTYPE) {
@@ -61,8 +61,9 @@ fn make_room_again<O: Ip, I: Ip>(packet: &mut Packet) -> Result<(), Refusal> {
     }
 }
 
-/// Puts outer headers around a packet. What was refused has changed nothing, if the packet was not marked as encapsulated. The outer source
-/// port, in network byte order.
+/// Puts outer headers around a packet. The outer source port, in network byte order.
+///
+/// What was refused as encapsulated has not been changed; nor has what was refused for something else, unless it was marked so.
 #[inline(always)]
 pub(crate) fn encapsulate<O: Ip, I: Ip>(
     packet: &mut Packet,

@@ -6,7 +6,7 @@ use podlane_datapath_common::{NO_LANE_SLOT, Peer, Reason, Settings, Tunnel, tunn
 
 use crate::counters;
 use crate::flow::{SentEncapsulated, of_packet};
-use crate::kernel::{Packet, TunnelKey};
+use crate::kernel::{Packet, Refusal, TunnelKey};
 use crate::maps;
 use crate::outer::{Outer, encapsulate_by_family, is_resolved, next_hop, send};
 use crate::packet::{HOPS, Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, Plain};
@@ -79,8 +79,17 @@ fn encapsulate<I: Ip>(
         hops: ttl,
         link: None,
     };
-    let Ok(source_port) = encapsulate_by_family::<I>(packet, settings, &outer, true) else {
-        return counters::drop_packet(slot, Some(peer.index), Reason::NoRoom);
+    let source_port = match encapsulate_by_family::<I>(packet, settings, &outer, true) {
+        Ok(port) => port,
+        // The driver encapsulates what is marked so already: it leaves the inner headers' places, which are right still, as they are
+        // (`iptunnel_handle_offloads`, net/ipv4/ip_tunnel_core.c).
+        Err(Refusal::Encapsulated) => {
+            if tunnel.flags & tunnel_flag::STAND_IN == 0 {
+                counters::sent(slot, peer.index, length, false);
+            }
+            return leave_to_driver(slot, tunnel, Some(peer), Reason::NoRoom);
+        }
+        Err(Refusal::Other) => return counters::drop_packet(slot, Some(peer.index), Reason::NoRoom),
     };
     if let Some(flow) = flow {
         flow.stamp_encapsulated(
