@@ -12,6 +12,7 @@ use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
 use podlane_test_namespaces::{Test, ip, ip_lines};
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -155,6 +156,71 @@ fn one_pass_opens_the_lane_and_the_next_has_nothing_to_do() {
     assert_eq!(node.pass().applied, 0);
 }
 
+/// `ip monitor` at work: all changes of routes between its start and its end.
+struct Monitor {
+    process: std::process::Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    /// A route of no use, whose coming and going say from when to when it listened.
+    mark: String,
+}
+
+impl Monitor {
+    fn start() -> Self {
+        let mut process = std::process::Command::new("ip")
+            .args(["monitor", "route"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("ip(8) is installed");
+        let output = BufReader::new(process.stdout.take().expect("a pipe"));
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        let mut monitor = Self {
+            process,
+            lines,
+            mark: String::new(),
+        };
+        // While it does not listen it misses marks, so there is another one.
+        for round in 1..100 {
+            monitor.mark = format!("blackhole 198.51.100.{round}");
+            ip(&format!("route add {}", monitor.mark));
+            if monitor.until(&monitor.mark, Duration::from_millis(100)).is_some() {
+                return monitor;
+            }
+        }
+        panic!("ip monitor does not listen");
+    }
+
+    /// What it says up to a line that begins so.
+    fn until(&self, words: &str, limit: Duration) -> Option<String> {
+        let mut seen = String::new();
+        loop {
+            let line = self.lines.recv_timeout(limit).ok()?;
+            // As a word: 198.51.100.1 is not 198.51.100.10.
+            if line
+                .strip_prefix(words)
+                .is_some_and(|rest| !rest.starts_with(|next: char| next.is_ascii_digit()))
+            {
+                return Some(seen);
+            }
+            seen += &line;
+            seen.push('\n');
+        }
+    }
+
+    fn end(mut self) -> String {
+        ip(&format!("route del {}", self.mark));
+        let last = format!("Deleted {}", self.mark);
+        let seen = self.until(&last, Duration::from_secs(20));
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("it ended");
+        seen.expect("the monitor says all")
+    }
+}
+
 fn a_lane_that_changes_is_never_without_a_route() {
     let mut node = Node::new(RoutingMode::Native, &[Lane::Native]);
     node.pass();
@@ -175,12 +241,7 @@ fn a_lane_that_changes_is_never_without_a_route() {
     assert!(ip("route show 172.20.1.0/24").contains("dev eth1"));
 
     // They have: the routes are replaced where they are.
-    let mut monitor = std::process::Command::new("ip")
-        .args(["monitor", "route"])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .expect("ip(8) is installed");
-    std::thread::sleep(Duration::from_millis(100));
+    let monitor = Monitor::start();
     for (mode, lane) in [
         (RoutingMode::Tunnel, Lane::Tunnel(VXLAN)),
         (RoutingMode::Native, Lane::Native),
@@ -190,10 +251,7 @@ fn a_lane_that_changes_is_never_without_a_route() {
         assert!(outcome.settled);
         assert_eq!(outcome.sends_on, [lane].into());
     }
-    std::thread::sleep(Duration::from_millis(100));
-    monitor.kill().expect("it runs");
-    let seen = monitor.wait_with_output().expect("it ended").stdout;
-    let seen = String::from_utf8(seen).expect("text");
+    let seen = monitor.end();
     assert!(
         seen.contains("172.20.1.0/24") && !seen.contains("Deleted 172.20.1.0/24"),
         "{seen}"
