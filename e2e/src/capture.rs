@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -30,6 +30,9 @@ impl Capture {
             "--immediate-mode",
             "-B",
             "16384",
+            // Headers are what is looked at. A whole packet's worth for each would leave the buffer 64 places.
+            "-s",
+            "2048",
             "-Z",
             "root",
             "-i",
@@ -58,8 +61,10 @@ impl Capture {
         Ok(Self { process, file })
     }
 
-    /// Ends the capture. An error when tcpdump could not keep up: a count out of it would prove nothing.
+    /// Ends the capture, when all that was seen up to now is in the file. An error when tcpdump could not keep up: a count out of it would
+    /// prove nothing.
     pub fn stop(mut self) -> Result<Pcap> {
+        self.all_written()?;
         self.process.end_with(Signal::SIGINT, Duration::from_secs(5))?;
         let log = tail(self.process.log(), 10);
         if !log
@@ -70,6 +75,40 @@ impl Capture {
         }
         Ok(Pcap { file: self.file })
     }
+
+    /// Waits until tcpdump, which leaves behind what it has not read when it ends, has written as many packets as had come when this was called.
+    /// On some devices (the loopback is one) the kernel counts a packet twice: then until the count has not moved for a second.
+    fn all_written(&self) -> Result<()> {
+        let mut wanted = None;
+        let mut last = (0, Instant::now());
+        wait_until(
+            "tcpdump to write what it has seen",
+            Duration::from_secs(10),
+            || {
+                // It answers with a line of its counts (tcpdump(1), "SIGUSR1").
+                self.process.signal(Signal::SIGUSR1)?;
+                let log = self.process.log_tail(1);
+                let Some((written, seen)) = counts(&log) else {
+                    bail!("{log}")
+                };
+                if written != last.0 {
+                    last = (written, Instant::now());
+                }
+                if written >= *wanted.get_or_insert(seen) || last.1.elapsed() >= Duration::from_secs(1) {
+                    Ok(())
+                } else {
+                    bail!("{log}")
+                }
+            },
+        )
+    }
+}
+
+/// Of "tcpdump: 3 packets captured, 4 packets received by filter, …" the two numbers.
+fn counts(line: &str) -> Option<(u64, u64)> {
+    let (written, rest) = line.strip_prefix("tcpdump: ")?.split_once(" packet")?;
+    let seen = rest.split_once(", ")?.1.split_once(' ')?.0;
+    Some((written.parse().ok()?, seen.parse().ok()?))
 }
 
 /// A file of captured packets.
@@ -177,6 +216,13 @@ pub(crate) fn unused_name(directory: &Path, name: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_written_and_what_was_seen_is_read() {
+        let line = "tcpdump: 1 packet captured, 12 packets received by filter, 0 packets dropped by kernel";
+        assert_eq!(counts(line), Some((1, 12)));
+        assert_eq!(counts("tcpdump: listening on eth0, link-type EN10MB"), None);
+    }
 
     #[test]
     fn a_packet_inside_of_another_is_not_counted_twice() {
