@@ -4,7 +4,6 @@
 //! gives a reason; [`report`] says how it went, and [`status`] writes that into the node's RoutingNode.
 
 pub mod agent;
-pub mod backoff;
 pub mod clean;
 pub mod datapath;
 pub mod kernel;

@@ -3,7 +3,7 @@
 //! A refused operation may leave notifications behind (a device that cannot come up still has its address set), which start the
 //! next pass: without a wait between attempts the agent would never rest.
 
-use crate::backoff::Backoff;
+use podlane_plan::backoff::Backoff;
 use podlane_plan::diff::Operation;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,12 +1,12 @@
 //! What the API server says of this node's RoutingNode and of all PeerSlices, one object at a time.
 
-use crate::backoff::Backoff;
 use crate::world::{Own, Slice, Told};
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 use podlane_crds::{PeerSlice, RoutingNode, Undecodable, decode};
+use podlane_plan::backoff::Backoff;
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
@@ -80,7 +80,7 @@ async fn follow<K, T>(
     T: From<K> + Clone + std::fmt::Debug + Send + 'static,
 {
     let mut events = std::pin::pin!(watcher::watcher(api, config.timeout(240)));
-    let mut backoff = Backoff::API;
+    let mut backoff = Backoff::API_SERVER;
     let mut last_failure: Option<Instant> = None;
     let mut said: Option<String> = None;
     while let Some(event) = events.next().await {

@@ -2,7 +2,6 @@
 
 mod request;
 
-use crate::backoff::Backoff;
 use crate::failure::{asks_to_wait, words};
 use crate::said::Said;
 use crate::watch::{Kept, Shared};
@@ -13,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event as ApiEvent, EventType, Recorder, Reporter};
 use kube::{Client, Error};
+use podlane_plan::backoff::Backoff;
 use request::{Answer, perform};
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
@@ -92,7 +92,7 @@ impl Applier {
             client,
             said: Said::default(),
             targets: BTreeMap::new(),
-            away: Backoff::default(),
+            away: Backoff::API_SERVER,
         }
     }
 

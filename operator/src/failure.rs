@@ -1,9 +1,9 @@
 //! What the API server's refusals say, in few enough words for a log.
 
-use crate::backoff::LONGEST;
 use kube::Error;
 use kube::core::Status;
 use kube::runtime::watcher;
+use podlane_plan::backoff::Backoff;
 use std::time::Duration;
 
 /// A failed request in words.
@@ -64,7 +64,7 @@ fn retry_after(status: &Status) -> Duration {
         .details
         .as_ref()
         .map_or(0, |details| details.retry_after_seconds);
-    Duration::from_secs(seconds.into()).min(LONGEST)
+    Duration::from_secs(seconds.into()).min(Backoff::API_SERVER.longest())
 }
 
 /// An error and what caused it: the cause is what says something.

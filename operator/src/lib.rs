@@ -6,7 +6,6 @@
 //! writes, and [`leader`] sees to it that only one operator does so.
 
 pub mod apply;
-pub mod backoff;
 pub mod decide;
 pub mod failure;
 pub mod leader;

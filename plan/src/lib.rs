@@ -13,6 +13,7 @@
 //! 6. [`diff`]: the ordered operations from what the kernel holds to that.
 //! 7. [`datapath`]: what the eBPF programs are told, for the kernel as it is before those operations and after.
 
+pub mod backoff;
 pub mod cluster;
 pub mod datapath;
 pub mod desired;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Waits that double from `first` to `longest`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     first: Duration,
     longest: Duration,
@@ -12,7 +12,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// For calls to the API server.
-    pub const API: Self = Self::new(Duration::from_millis(200), Duration::from_secs(20));
+    pub const API_SERVER: Self = Self::new(Duration::from_millis(200), Duration::from_secs(20));
 
     /// From `first` to `longest`.
     pub const fn new(first: Duration, longest: Duration) -> Self {
@@ -33,9 +33,26 @@ impl Backoff {
         bound.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
     }
 
+    /// Failures in a row so far.
+    pub const fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// No wait is longer.
+    pub const fn longest(&self) -> Duration {
+        self.longest
+    }
+
     /// Something succeeded.
     pub const fn reset(&mut self) {
         self.failures = 0;
+    }
+}
+
+impl Default for Backoff {
+    /// [`Backoff::API_SERVER`].
+    fn default() -> Self {
+        Self::API_SERVER
     }
 }
 
@@ -45,10 +62,11 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_a_bound_and_are_spread() {
-        let mut backoff = Backoff::API;
+        let mut backoff = Backoff::API_SERVER;
         let waits: Vec<_> = (0..40).map(|_| backoff.fail(1.0)).collect();
         assert_eq!(waits[..3], [200, 400, 800].map(Duration::from_millis));
         assert_eq!(waits[39], Duration::from_secs(20));
+        assert_eq!(backoff.failures(), 40);
         backoff.reset();
         assert_eq!(backoff.fail(0.0), Duration::from_millis(100));
     }
