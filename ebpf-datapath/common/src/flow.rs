@@ -95,3 +95,29 @@ pub struct FlowState {
     /// Outer TTL or hop limit.
     pub ttl: u32,
 }
+
+impl FlowState {
+    /// Of a flow of which nothing is known.
+    pub const UNKNOWN: Self = Self {
+        noted: 0,
+        stamped: 0,
+        generation: 0,
+        kind: FlowKind::Noted as u32,
+        pod_interface: 0,
+        underlay: 0,
+        next_hop_family: 0,
+        next_hop: Address::NONE,
+        outer_source: Address::NONE,
+        outer_destination: Address::NONE,
+        vni: 0,
+        port: 0,
+        tunnel_flags: 0,
+        slot: 0,
+        peer: 0,
+        mtu: 0,
+        link: [0; 12],
+        came_from: [0; 6],
+        reserved: [0; 2],
+        ttl: 0,
+    };
+}

@@ -76,30 +76,6 @@ const SENT_PLAIN: u32 = FlowKind::SentPlain as u32;
 const RECEIVED_ENCAPSULATED: u32 = FlowKind::ReceivedEncapsulated as u32;
 const RECEIVED_PLAIN: u32 = FlowKind::ReceivedPlain as u32;
 
-/// A state of which nothing is known.
-const BLANK: FlowState = FlowState {
-    noted: 0,
-    stamped: 0,
-    generation: 0,
-    kind: NOTED,
-    pod_interface: 0,
-    underlay: 0,
-    next_hop_family: 0,
-    next_hop: Address::NONE,
-    outer_source: Address::NONE,
-    outer_destination: Address::NONE,
-    vni: 0,
-    port: 0,
-    tunnel_flags: 0,
-    slot: 0,
-    peer: 0,
-    mtu: 0,
-    link: [0; 12],
-    came_from: [0; 6],
-    reserved: [0; 2],
-    ttl: 0,
-};
-
 impl<K: Tuple> Flow<K> {
     /// What is known of it under these settings.
     #[inline(always)]
@@ -134,7 +110,7 @@ impl<K: Tuple> Flow<K> {
             return;
         }
         let Some(state) = scratch() else { return };
-        *state = BLANK;
+        *state = FlowState::UNKNOWN;
         state.noted = jiffies();
         state.generation = settings.generation;
         state.pod_interface = interface;
@@ -161,7 +137,7 @@ impl<K: Tuple> Flow<K> {
             return;
         }
         let Some(state) = scratch() else { return };
-        *state = BLANK;
+        *state = FlowState::UNKNOWN;
         state.noted = jiffies();
         state.generation = settings.generation;
         state.outer_source = outer.source();
@@ -186,7 +162,7 @@ impl<K: Tuple> Flow<K> {
             return;
         }
         let Some(state) = scratch() else { return };
-        *state = BLANK;
+        *state = FlowState::UNKNOWN;
         state.noted = jiffies();
         state.generation = settings.generation;
         state.slot = NATIVE_SLOT;
@@ -220,7 +196,7 @@ impl<K: Tuple> Flow<K> {
         }
         let Some(new) = scratch() else { return };
         let peer = sent.peer;
-        *new = BLANK;
+        *new = FlowState::UNKNOWN;
         new.noted = state.noted;
         new.stamped = jiffies();
         new.generation = settings.generation;
@@ -258,7 +234,7 @@ impl<K: Tuple> Flow<K> {
             return;
         }
         let Some(new) = scratch() else { return };
-        *new = BLANK;
+        *new = FlowState::UNKNOWN;
         new.noted = state.noted;
         new.stamped = jiffies();
         new.generation = settings.generation;

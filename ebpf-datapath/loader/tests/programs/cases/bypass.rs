@@ -4,7 +4,7 @@ use super::Table;
 use super::encapsulated::{PAIRS, understood};
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass, ToPod, ToUnderlay};
-use crate::model::{Node, Tuple, UNKNOWN, tuple_of};
+use crate::model::{Node, Tuple, tuple_of};
 use crate::packet::{ACK, Body, FIN, IpPacket, RST, SYN, encapsulated, ip_packet, tcp, udp};
 use crate::story::{
     FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER, GENERATION, IN_TUNNEL, OVER_V4, OVER_V6, TO_POD, TUNNELS, address,
@@ -50,7 +50,7 @@ pub(crate) fn sent(node: &Node, now: u32, pod: u32, peer: &str, slot: usize) -> 
         mtu: peer.mtu,
         link: [PEER_MAC, MAC].concat().try_into().expect("twelve octets"),
         ttl: 64,
-        ..UNKNOWN
+        ..FlowState::UNKNOWN
     }
 }
 
@@ -157,7 +157,7 @@ fn flows_bypass_by_the_native_lane() {
             slot: NATIVE_SLOT,
             peer: index,
             mtu: 1500,
-            ..UNKNOWN
+            ..FlowState::UNKNOWN
         };
         table.machine().set_flow(tuple(&out), flow);
         table.at(Hook::PodIngress, pod);

@@ -12,7 +12,7 @@ mod tunnel;
 mod underlay;
 
 pub(crate) use encapsulation::{ecn_after_decapsulation, forwarded, header_checksum};
-pub(crate) use flows::{Tuple, UNKNOWN, tuple_of, tuples_of};
+pub(crate) use flows::{Tuple, tuple_of, tuples_of};
 pub(crate) use layers::Family;
 use layers::Name;
 pub(crate) use probes::tag as probe_tag;

@@ -1,6 +1,6 @@
 //! `underlay_ingress`: packets that are not encapsulated for this node.
 
-use super::flows::{UNKNOWN, segment};
+use super::flows::segment;
 use super::layers::Ip;
 use super::{Node, Outcome, Packet};
 use podlane_datapath_common::{
@@ -36,7 +36,7 @@ impl Node {
             slot: NATIVE_SLOT,
             peer,
             came_from,
-            ..UNKNOWN
+            ..FlowState::UNKNOWN
         };
         if let Some(segment) = segment(packet.frame, ip) {
             if let Some(flow) = self.leased(packet, ip, &segment)

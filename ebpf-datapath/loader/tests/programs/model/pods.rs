@@ -48,7 +48,7 @@ impl Node {
         if let Some(segment) = &segment {
             let seen = FlowState {
                 pod_interface: packet.interface,
-                ..super::flows::UNKNOWN
+                ..FlowState::UNKNOWN
             };
             self.note(packet, segment, seen);
         }

@@ -1,7 +1,7 @@
 //! `underlay_ingress`: encapsulated packets; what is not one goes to the checks of plain ones.
 
 use super::encapsulation::{decapsulated, ecn_after_decapsulation, first_word, set_ecn};
-use super::flows::{UNKNOWN, segment};
+use super::flows::segment;
 use super::layers::{Family, Ip, Name, be16};
 use super::{Node, Outcome, Packet, Verdict};
 use podlane_datapath_common::{
@@ -98,7 +98,7 @@ impl Node {
                 tunnel_flags: tunnel.flags,
                 slot,
                 peer: peer.index,
-                ..UNKNOWN
+                ..FlowState::UNKNOWN
             };
             self.note(packet, segment, seen);
         }
