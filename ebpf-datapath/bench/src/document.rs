@@ -81,9 +81,8 @@ fn opening(text: &mut String, run: &Run) {
         run.long_ms,
     );
     text.push_str(if run.quick {
-        "\n**A quick run** (`make bench-datapath BENCH=--quick`, then `bench-datapath render`): IPv4 pods and one peer; packets, round trips \
-         and one TCP stream, with 500 rules packets and round trips; samples shorter than a whole run's. What stands in no table was not \
-         measured.\n"
+        "\n**A quick run** (`make bench-datapath BENCH=--quick`, then `bench-datapath render`): samples shorter than a whole run's, and not \
+         every figure in every condition. What stands in no table was not measured.\n"
     } else if run.partial {
         ""
     } else {

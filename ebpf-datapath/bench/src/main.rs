@@ -38,9 +38,9 @@ enum Action {
     Run(Options),
     /// Write the document out of what a run has kept.
     Render {
-        /// The run.
-        #[arg(long, default_value = RECORD)]
-        record: PathBuf,
+        /// The run; given again, one more of the same machine.
+        #[arg(long = "record", default_value = RECORD)]
+        records: Vec<PathBuf>,
         /// The document.
         #[arg(long, default_value = "docs/performance.md")]
         document: PathBuf,
@@ -85,8 +85,13 @@ struct Options {
 fn main() -> Result<()> {
     match Command::parse().action {
         Action::Run(options) => measure(&options),
-        Action::Render { record, document } => {
-            let text = document::render(&Run::read(&record)?);
+        Action::Render { records, document } => {
+            let mut runs = records.iter().map(|record| Run::read(record));
+            let mut run = runs.next().context("no record")??;
+            for other in runs {
+                run.join(other?)?;
+            }
+            let text = document::render(&run);
             std::fs::write(&document, text).with_context(|| document.display().to_string())?;
             println!("written: {}", document.display());
             Ok(())

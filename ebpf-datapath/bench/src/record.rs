@@ -160,6 +160,22 @@ impl Run {
         fs::rename(&unfinished, path).with_context(|| path.display().to_string())
     }
 
+    /// Takes another run's comparisons to this one's: what one left out on purpose the other may have measured.
+    ///
+    /// # Errors
+    /// The other is of another machine, or its samples were taken otherwise.
+    pub fn join(&mut self, other: Self) -> Result<()> {
+        let how = |run: &Self| (run.pairs_wanted, run.short_ms, run.long_ms, run.noise_accepted);
+        ensure!(
+            self.machine == other.machine && how(self) == how(&other),
+            "runs of different machines, or with different samples, do not stand in one document"
+        );
+        self.quick |= other.quick;
+        self.partial |= other.partial;
+        self.comparisons.extend(other.comparisons);
+        Ok(())
+    }
+
     /// The words of a way.
     pub fn way(&self, name: &str) -> Option<&WayRecord> {
         self.ways.iter().find(|way| way.name == name)
@@ -274,6 +290,28 @@ mod tests {
         assert_eq!(packets.ratio, Some(spread));
         assert_eq!(packets.pairs, [(100.0, 50.0), (200.0, 300.0), (100.0, 150.0)]);
         assert_eq!((lost.ratio, lost.way.median), (None, 2.0));
+    }
+
+    #[test]
+    fn runs_join_where_they_are_alike() {
+        let machine = || Machine {
+            processor: "Some Processor".to_owned(),
+            processors: 2,
+            virtual_machine: true,
+            memory_mib: 2048,
+            kernel: "6.18.0".to_owned(),
+            optimised: true,
+        };
+        let mut run = Run::begun(machine(), 10, Lengths::QUICK, &[]);
+        let mut other = Run::begun(machine(), 10, Lengths::QUICK, &[]);
+        other.partial = true;
+        run.join(other).unwrap();
+        assert!(run.partial);
+        let longer = Run::begun(machine(), 10, Lengths::FULL, &[]);
+        assert!(run.join(longer).is_err());
+        let mut elsewhere = Run::begun(machine(), 10, Lengths::QUICK, &[]);
+        elsewhere.machine.processors = 4;
+        assert!(run.join(elsewhere).is_err());
     }
 
     #[test]
