@@ -42,6 +42,9 @@ pub enum Error {
     /// The programs do not compile. Cargo has said why.
     #[error("building the eBPF programs of {0} failed")]
     Failed(String),
+    /// What was built is no object file that can be read.
+    #[error("what was built is no ELF object file: {0}")]
+    NoObject(String),
 }
 
 /// A compiler for eBPF.
@@ -101,6 +104,35 @@ pub fn build(directory: &Path, name: &str) -> Result<PathBuf, Error> {
         return Err(Error::Failed(directory.display().to_string()));
     }
     Ok(directory.join("target").join(TARGET).join("release").join(name))
+}
+
+/// An object file without what only debuggers read of it (DWARF, four fifths of it). What loaders and the verifier's log read stays: BTF, and with it the lines
+/// of the source.
+///
+/// # Errors
+/// When it is no object file.
+pub fn without_dwarf(whole: &[u8]) -> Result<Vec<u8>, Error> {
+    use object::build::elf::{Builder, Section, SectionData};
+    let failed = |why: object::build::Error| Error::NoObject(why.to_string());
+    let mut builder = Builder::read(whole).map_err(failed)?;
+    for section in &mut builder.sections {
+        let name = section.name.as_slice();
+        section.delete = name.starts_with(b".debug_") || name.starts_with(b".rel.debug_");
+    }
+    builder.delete_orphans();
+    let has_names = |section: &Section<'_>| matches!(section.data, SectionData::SectionString);
+    if !builder.sections.iter().any(has_names) {
+        // LLVM has one table of names for sections and symbols; what writes here wants two.
+        let names = builder.sections.add();
+        names.name = ".shstrtab".into();
+        names.sh_type = object::elf::SHT_STRTAB;
+        names.sh_addralign = 1;
+        names.data = SectionData::SectionString;
+    }
+    builder.set_section_sizes();
+    let mut stripped = Vec::new();
+    builder.write(&mut stripped).map_err(failed)?;
+    Ok(stripped)
 }
 
 fn emit(instruction: &str) {
@@ -203,6 +235,55 @@ mod tests {
     fn a_directory_has_core_only_where_the_library_is() {
         assert!(!has_core(Path::new("/nonexistent")));
         assert!(!has_core(Path::new(env!("CARGO_MANIFEST_DIR"))));
+    }
+
+    #[test]
+    fn what_only_debuggers_read_goes_and_the_rest_stays() {
+        use object::build::elf::{Builder, SectionData};
+        let mut whole = Builder::new(object::Endianness::Little, true);
+        whole.header.e_type = object::elf::ET_REL;
+        whole.header.e_machine = object::elf::EM_BPF;
+        for (name, kind) in [
+            ("classifier", object::elf::SHT_PROGBITS),
+            (".debug_info", object::elf::SHT_PROGBITS),
+            (".BTF", object::elf::SHT_PROGBITS),
+            (".shstrtab", object::elf::SHT_STRTAB),
+        ] {
+            let section = whole.sections.add();
+            section.name = name.into();
+            section.sh_type = kind;
+            section.sh_addralign = 8;
+            section.data = if kind == object::elf::SHT_STRTAB {
+                SectionData::SectionString
+            } else {
+                SectionData::Data(name.as_bytes().to_vec().into())
+            };
+        }
+        whole.set_section_sizes();
+        let mut octets = Vec::new();
+        whole.write(&mut octets).expect("an object file");
+
+        let stripped = without_dwarf(&octets).expect("an object file");
+        let read = Builder::read(&stripped[..]).expect("an object file");
+        let names: Vec<_> = read
+            .sections
+            .iter()
+            .map(|section| String::from_utf8_lossy(section.name.as_slice()).into_owned())
+            .collect();
+        assert_eq!(names, ["classifier", ".BTF", ".shstrtab"]);
+        let data = |name: &str| {
+            let section = read
+                .sections
+                .iter()
+                .find(|section| section.name.as_slice() == name.as_bytes());
+            match section.map(|section| &section.data) {
+                Some(SectionData::Data(data)) => data.as_slice().to_vec(),
+                _ => Vec::new(),
+            }
+        };
+        assert_eq!(data("classifier"), b"classifier");
+        assert_eq!(data(".BTF"), b".BTF");
+        assert!(matches!(without_dwarf(b"no object"), Err(Error::NoObject(_))));
     }
 
     #[test]
