@@ -39,6 +39,9 @@ pub async fn run(options: options::Agent, bpffs: PathBuf) -> anyhow::Result<()> 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    // Before anything is known of the cluster: what loading takes in memory is free again for that.
+    let datapath = Datapath::open(bpffs, ProbeKey(rand::random()), Instant::now());
+
     let (said, mut told) = mpsc::channel(WAITING);
     let (wanted_status, wanted) = latest::channel(None);
     let (held_status, held) = latest::channel(None);
@@ -62,8 +65,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf) -> anyhow::Result<()> 
         unreadable: None,
         wanted_status,
         held_status,
-        bpffs,
-        datapath: None,
+        datapath,
         passes: 0,
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
@@ -132,9 +134,7 @@ struct Agent {
     unreadable: Option<String>,
     wanted_status: latest::Sender<Option<RoutingNodeStatus>>,
     held_status: latest::Sender<Option<RoutingNodeStatus>>,
-    bpffs: PathBuf,
-    /// The programs; none before the first pass.
-    datapath: Option<Datapath>,
+    datapath: Datapath,
     passes: u64,
 }
 
@@ -148,6 +148,10 @@ impl Agent {
             if self.reported == RoutingNodeStatus::default() {
                 // After a start: conditions go on from where the predecessor left them.
                 self.reported = held.as_ref().map(report::own_part).unwrap_or_default();
+                let key = held
+                    .as_ref()
+                    .and_then(|held| held.probe_key.as_ref()?.parse().ok());
+                key.into_iter().for_each(|key| self.datapath.learn_key(key));
             }
             self.held_status.send_if_modified(|before| {
                 let modified = *before != held;
@@ -166,18 +170,9 @@ impl Agent {
         let (start, cpu) = (Instant::now(), cpu_time());
         self.passes += 1;
         let outcome = self.world.assignment().map(|assignment| {
-            let datapath = self.datapath.get_or_insert_with(|| {
-                // The key by which peers know probes to this node already, so that no probe of theirs is refused after a restart.
-                let known = self
-                    .world
-                    .held()
-                    .and_then(|held| held.probe_key.as_ref()?.parse().ok());
-                let key = known.unwrap_or_else(|| ProbeKey(rand::random()));
-                Datapath::open(self.bpffs.clone(), key, start)
-            });
             Pass::new(
                 &mut self.kernel,
-                datapath,
+                &mut self.datapath,
                 &mut self.retries,
                 assignment,
                 self.world.peers(),
@@ -215,22 +210,16 @@ impl Agent {
 
     /// When probes are to be sent or looked for.
     fn next_probe(&self) -> Option<Instant> {
-        self.datapath.as_ref()?.next_probe()
+        self.datapath.next_probe()
     }
 
     /// Sends probes and takes in answers. Whether that calls for a pass.
     fn probe(&mut self) -> bool {
-        self.datapath
-            .as_mut()
-            .is_some_and(|datapath| datapath.probe(Instant::now()))
+        self.datapath.probe(Instant::now())
     }
 
     fn answer(&mut self, asked: Asked) {
-        let (lanes, peers) = self
-            .datapath
-            .as_mut()
-            .map(|datapath| datapath::figures(&datapath.counters()))
-            .unwrap_or_default();
+        let (lanes, peers) = datapath::figures(&self.datapath.counters());
         let (datapath, counts) = (
             self.reported.datapath.as_ref(),
             self.reported.counts.unwrap_or_default(),
@@ -253,16 +242,13 @@ impl Agent {
     }
 
     fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {
-        let counted = self
-            .datapath
-            .as_mut()
-            .map(Datapath::lane_figures)
-            .unwrap_or_default();
+        let counted = self.datapath.lane_figures();
+        let datapath = &self.datapath;
         let subject = Subject {
             assignment: self.world.assignment(),
             generation: self.world.generation(),
             unreadable: self.world.unreadable(),
-            programs: self.datapath.as_ref().map(|datapath| Programs {
+            programs: Some(Programs {
                 loaded: datapath
                     .hash()
                     .ok_or_else(|| datapath.hindrance().unwrap_or_default()),

@@ -37,6 +37,9 @@ pub struct Datapath {
 
 impl Datapath {
     /// Loads the programs, or takes over what a predecessor left. `key` is what peers may know probes to this node by already.
+    ///
+    /// Packets meet what they met before, until [`Datapath::sync`]. Loading takes some 10 MB of memory for a moment, for the kernel's own types are read with it: it is
+    /// best done before anything else is in memory.
     pub fn open(bpffs: PathBuf, key: ProbeKey, now: Instant) -> Self {
         let programs = open(&bpffs);
         Self::of(Some(bpffs), programs, key, now)
@@ -87,6 +90,11 @@ impl Datapath {
     /// What peers need to probe this node; none: no program would answer.
     pub fn key(&self) -> Option<ProbeKey> {
         self.programs.as_ref().ok().map(|_| self.key)
+    }
+
+    /// Goes on with the key by which peers know probes to this node already, so that no probe of theirs is refused after a restart.
+    pub const fn learn_key(&mut self, key: ProbeKey) {
+        self.key = key;
     }
 
     /// Makes maps and attachments as planned. To be called before routes are changed.
