@@ -42,7 +42,10 @@ impl From<PeerSlice> for Slice {
         let mut read = Self::default();
         for entry in slice.spec.peers {
             match entry.peer() {
-                Ok(peer) => {
+                Ok(mut peer) => {
+                    // A list grows by room for four, and most peers have one of each.
+                    peer.addresses.shrink_to_fit();
+                    peer.pod_cidrs.shrink_to_fit();
                     read.peers.insert(entry.name, peer);
                 }
                 Err(invalid) => {

@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Tunnels that can be open at once, all protocols, ports and VNIs together.
 pub const MAX_TUNNELS: usize = 16;
@@ -86,15 +87,15 @@ pub struct DatapathPeer {
     pub name: String,
     /// This node's address toward it.
     pub source: IpAddr,
-    /// The tunnels on which it is received.
-    pub tunnels: BTreeSet<Tunnel>,
+    /// The tunnels on which it is received: of most peers the same ones.
+    pub tunnels: Arc<BTreeSet<Tunnel>>,
     /// The largest inner packet that a tunnel to it carries, in bytes.
     pub mtu: u32,
     /// The way to it; none: not known, its packets are left to the kernel's driver.
     pub way: Option<Way>,
-    /// Its pod CIDRs.
+    /// Its pod CIDRs, in their order.
     #[serde(rename = "podCIDRs")]
-    pub pod_cidrs: BTreeSet<IpNet>,
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 /// The way to an address, as the kernel's routes give it.

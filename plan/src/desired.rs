@@ -124,10 +124,7 @@ pub struct Desired {
 impl Desired {
     /// The lanes that packets take now, over all peers.
     pub fn sends_on(&self) -> BTreeSet<Lane> {
-        self.peers
-            .values()
-            .filter_map(|peer| peer.used.clone().ok())
-            .collect()
+        sends_on(&self.peers)
     }
 
     /// Why an item is declared; none where it is not. `told` is what the plan was made from: with thousands of peers it is
@@ -274,11 +271,8 @@ pub fn desired(
         &plan.receives_on,
         proofs,
     );
-    let routed = router.plan();
-    let in_use: BTreeSet<Lane> = routed
-        .values()
-        .filter_map(|peer| peer.lane.used.clone().ok())
-        .collect();
+    let mut routed = router.plan();
+    let in_use = sends_on(&routed.lanes);
 
     let governed = assignment.policy.is_some();
     if governed || peers.values().any(|peer| peer.policy.is_some()) {
@@ -289,12 +283,15 @@ pub fn desired(
         sysctls::declare(&mut plan, assignment, &links, observed);
         declare_neighbours(&mut plan, assignment, peers);
     }
-    for (name, peer) in routed {
-        plan.state.routes.extend(peer.routes);
-        plan.notes.extend(peer.notes);
-        plan.peers.insert(name, peer.lane);
-    }
+    plan.state.routes.append(&mut routed.routes);
+    plan.notes.append(&mut routed.notes);
+    plan.peers = routed.lanes;
     plan
+}
+
+fn sends_on(peers: &BTreeMap<String, PeerLane>) -> BTreeSet<Lane> {
+    let used = peers.values().filter_map(|peer| peer.used.as_ref().ok());
+    used.copied().collect()
 }
 
 /// Whether the tunnel's device is there, ours, as declared and up.
@@ -400,6 +397,7 @@ fn declare_devices(
 /// sent to it, and after the last one, so that changing its lane is one route and nothing else.
 fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTreeMap<String, Peer>) {
     let devices: Vec<String> = plan.state.devices.keys().cloned().collect();
+    let mut neighbours = Vec::with_capacity(peers.len() * devices.len());
     for (_, peer) in peers.iter().filter(|(name, _)| **name != assignment.name) {
         let Some(first) = peer.addresses.first() else {
             continue;
@@ -415,14 +413,10 @@ fn declare_neighbours(plan: &mut Desired, assignment: &Assignment, peers: &BTree
                 continue;
             };
             for device in &devices {
-                plan.state.neighbours.insert(
-                    OnDevice {
-                        address,
-                        device: device.clone(),
-                    },
-                    mac,
-                );
+                let device = device.clone();
+                neighbours.push((OnDevice { address, device }, mac));
             }
         }
     }
+    plan.state.neighbours = neighbours.into_iter().collect();
 }

@@ -1,12 +1,15 @@
 //! What the maps should hold: a function of what is declared, of what they hold already, and of the devices' indices.
 
+mod masks;
+
 use crate::failure::{Cause, Failure};
 use crate::kernel::Kernel;
 use crate::synced::Unfinished;
 use ipnet::IpNet;
+use masks::{around4, around6, four4, four6};
 use podlane_datapath_common::{
-    Address, MAX_TUNNELS, Network4, Network6, Peer, PodNetwork, PodNetworkKind, Settings, Tunnel, headers,
-    peer_flag, pod_network_flag, settings_flag, tunnel_flag,
+    Address, MAX_TUNNELS, Peer, PodNetwork, PodNetworkKind, Settings, Tunnel, headers, peer_flag,
+    pod_network_flag, settings_flag, tunnel_flag,
 };
 use podlane_plan::datapath::{Datapath, DatapathPeer, Owner};
 use podlane_plan::lane::{self, TunnelProtocol};
@@ -46,48 +49,87 @@ pub(crate) struct Circumstances<'a> {
 // The plan says which tunnels have no place; it must count as the maps do.
 const _: () = assert!(podlane_plan::datapath::MAX_TUNNELS == MAX_TUNNELS);
 
+/// What the maps should hold. Peers and networks are made one by one as they are looked at: of thousands, what the maps hold already takes
+/// enough memory.
+pub(crate) struct Wanted<'a> {
+    pub(crate) settings: Settings,
+    datapath: &'a Datapath,
+    slots: BTreeMap<lane::Tunnel, u32>,
+    indices: BTreeMap<Address, u32>,
+    /// By their keys.
+    networks: Vec<(NetworkKey, &'a Owner)>,
+    interfaces: &'a BTreeMap<String, u32>,
+}
+
 /// What the maps should hold, and what of the declared has no place in them. Whoever has an index or a slot keeps it.
-pub(crate) fn wanted(
-    datapath: &Datapath,
+pub(crate) fn wanted<'a>(
+    datapath: &'a Datapath,
     held: &Contents,
-    with: &Circumstances<'_>,
-) -> (Contents, Vec<Unfinished>) {
+    with: &Circumstances<'a>,
+) -> (Wanted<'a>, Vec<Unfinished>) {
     let mut unfinished = Vec::new();
     let slots = slots(datapath, &held.settings, &mut unfinished);
-    let indices = indices(datapath, held, with.capacity.peers, &mut unfinished);
-    let mut missing = BTreeSet::new();
-    let mut interface = |name: &str| {
-        with.interfaces.get(name).copied().unwrap_or_else(|| {
-            missing.insert(name.to_owned());
-            0
-        })
+    let wanted = Wanted {
+        settings: settings(datapath, held.settings.generation, &slots, with),
+        datapath,
+        indices: indices(datapath, held, with.capacity.peers, &mut unfinished),
+        networks: networks(datapath, held, with.capacity.networks, &mut unfinished),
+        interfaces: with.interfaces,
+        slots,
     };
-    let peers = datapath
-        .peers
-        .iter()
-        .filter_map(|(outer, declared)| {
-            let outer = address(*outer);
-            let index = *indices.get(&outer)?;
-            Some((outer, peer(declared, index, &slots, &mut interface)))
-        })
+    let missing: BTreeSet<&str> = wanted
+        .devices()
+        .filter(|name| !with.interfaces.contains_key(*name))
         .collect();
-    let networks = networks(datapath, held, with.capacity.networks, &mut unfinished)
-        .into_iter()
-        .map(|(key, owner)| (key, pod_network(owner, &indices, &mut interface)))
-        .collect();
-    let settings = settings(datapath, held.settings.generation, &slots, with, &mut interface);
     unfinished.extend(missing.into_iter().map(|name| Unfinished {
         what: format!("device {name}"),
-        why: Failure::no_device(&name),
+        why: Failure::no_device(name),
     }));
-    (
-        Contents {
-            settings,
-            peers,
-            networks,
-        },
-        unfinished,
-    )
+    (wanted, unfinished)
+}
+
+impl Wanted<'_> {
+    pub(crate) fn peers(&self) -> impl Iterator<Item = (Address, Peer)> {
+        self.indices.iter().filter_map(|(outer, index)| {
+            let declared = self.declared(outer)?;
+            Some((*outer, peer(declared, *index, &self.slots, self.interfaces)))
+        })
+    }
+
+    pub(crate) fn has_peer(&self, outer: &Address) -> bool {
+        self.indices.contains_key(outer)
+    }
+
+    pub(crate) fn networks(&self) -> impl Iterator<Item = (NetworkKey, PodNetwork)> {
+        let networks = self.networks.iter();
+        networks.map(|(key, owner)| (*key, pod_network(owner, &self.indices, self.interfaces)))
+    }
+
+    pub(crate) fn has_network(&self, key: &NetworkKey) -> bool {
+        self.networks.binary_search_by_key(key, |(key, _)| *key).is_ok()
+    }
+
+    fn declared(&self, outer: &Address) -> Option<&DatapathPeer> {
+        let outer = IpAddr::from(outer.octets());
+        let peers = &self.datapath.peers;
+        peers.get(&outer.to_canonical()).or_else(|| peers.get(&outer))
+    }
+
+    /// The devices that are named by what has a place.
+    fn devices(&self) -> impl Iterator<Item = &str> {
+        let tunnels = self.datapath.tunnels.iter();
+        let tunnels = tunnels.filter(|(tunnel, _)| self.slots.contains_key(tunnel));
+        let peers = self.indices.keys().filter_map(|outer| self.declared(outer));
+        let networks = self.networks.iter().filter_map(|(_, owner)| match owner {
+            Owner::Local { device } => device.as_deref(),
+            Owner::Peer { native, .. } => Some(native.as_ref()?.device.as_str()),
+            Owner::Unassigned => None,
+        });
+        tunnels
+            .map(|(_, open)| open.device.as_str())
+            .chain(peers.filter_map(|peer| Some(peer.way.as_ref()?.device.as_str())))
+            .chain(networks)
+    }
 }
 
 /// The tunnels' slots. A slot that another tunnel has at this moment is not given away in the same step: packets, peers and flows
@@ -171,7 +213,7 @@ fn indices(
     indices
 }
 
-/// The networks that have a place: first those without which a packet might go wrong, then those that are in already.
+/// The networks that have a place, by their keys: first those without which a packet might go wrong, then those that are in already.
 fn networks<'a>(
     datapath: &'a Datapath,
     held: &Contents,
@@ -201,6 +243,8 @@ fn networks<'a>(
         });
         networks.truncate(capacity);
     }
+    networks.sort_unstable_by_key(|(key, _)| *key);
+    networks.dedup_by_key(|(key, _)| *key);
     networks
 }
 
@@ -208,7 +252,7 @@ fn peer(
     declared: &DatapathPeer,
     index: u32,
     slots: &BTreeMap<lane::Tunnel, u32>,
-    interface: &mut impl FnMut(&str) -> u32,
+    interfaces: &BTreeMap<String, u32>,
 ) -> Peer {
     let way = declared.way.as_ref();
     let (networks4, more4) = four4(&declared.pod_cidrs);
@@ -224,7 +268,7 @@ fn peer(
             .fold(0, |bits, slot| bits | 1 << slot),
         mtu: declared.mtu,
         source: address(declared.source),
-        interface: way.map_or(0, |way| interface(&way.device)),
+        interface: way.map_or(0, |way| interface(&way.device, interfaces)),
         next_hop_family: way.map_or(0, |way| family(way.next_hop)),
         next_hop: way.map_or(Address::NONE, |way| address(way.next_hop)),
         networks4,
@@ -238,7 +282,7 @@ const NO_INDEX: u32 = u32::MAX;
 fn pod_network(
     owner: &Owner,
     indices: &BTreeMap<Address, u32>,
-    interface: &mut impl FnMut(&str) -> u32,
+    interfaces: &BTreeMap<String, u32>,
 ) -> PodNetwork {
     let nobodys = PodNetwork {
         kind: PodNetworkKind::Unassigned as u32,
@@ -254,7 +298,9 @@ fn pod_network(
         Owner::Unassigned => nobodys,
         Owner::Local { device } => PodNetwork {
             kind: PodNetworkKind::Local as u32,
-            interface: device.as_deref().map_or(0, interface),
+            interface: device
+                .as_deref()
+                .map_or(0, |device| interface(device, interfaces)),
             ..nobodys
         },
         Owner::Peer { outer, native } => {
@@ -270,7 +316,7 @@ fn pod_network(
                 Some(native) => PodNetwork {
                     flags: pod_network_flag::NATIVE | flag(native.on_link, pod_network_flag::ON_LINK),
                     mtu: native.mtu,
-                    underlay: interface(&native.device),
+                    underlay: interface(&native.device, interfaces),
                     next_hop: address(native.next_hop),
                     ..nobodys
                 },
@@ -284,7 +330,6 @@ fn settings(
     generation: u32,
     slots: &BTreeMap<lane::Tunnel, u32>,
     with: &Circumstances<'_>,
-    interface: &mut impl FnMut(&str) -> u32,
 ) -> Settings {
     if *datapath == Datapath::default() {
         return Settings::CLOSED;
@@ -298,8 +343,8 @@ fn settings(
             flags: flag16(tunnel.protocol == TunnelProtocol::Geneve, tunnel_flag::GENEVE)
                 | flag16(open.stand_in, tunnel_flag::STAND_IN),
             vni: headers::vni_word(tunnel.vni),
-            // Where the device is gone for the moment, the tunnel stays open: zero is no device's index.
-            device: interface(&open.device),
+            // Where the device is gone for the moment, the tunnel stays open.
+            device: interface(&open.device, with.interfaces),
             mac: [a, b, c, d, e, f, 0, 0],
         };
     }
@@ -324,6 +369,11 @@ fn settings(
         tunnels,
         probe_key: with.probe_key.unwrap_or_default(),
     }
+}
+
+/// A device's index; 0, which is no device's, where it is not there.
+fn interface(name: &str, interfaces: &BTreeMap<String, u32>) -> u32 {
+    interfaces.get(name).copied().unwrap_or(0)
 }
 
 fn flag(set: bool, bit: u32) -> u32 {
@@ -351,72 +401,6 @@ fn network_key(network: &IpNet) -> NetworkKey {
         u32::from(network.prefix_len()) + mapped,
         address(network.network()),
     )
-}
-
-fn network4(network: &IpNet) -> Option<Network4> {
-    match network {
-        IpNet::V4(network) => Some(Network4 {
-            network: u32::from_ne_bytes(network.network().octets()),
-            mask: u32::from_ne_bytes(network.netmask().octets()),
-        }),
-        IpNet::V6(_) => None,
-    }
-}
-
-fn network6(network: &IpNet) -> Option<Network6> {
-    match network {
-        IpNet::V4(_) => None,
-        IpNet::V6(network) => Some(Network6 {
-            network: Address::of_v6_octets(network.network().octets()).0,
-            mask: Address::of_v6_octets(network.netmask().octets()).0,
-        }),
-    }
-}
-
-/// The first four of a family, and whether there are more.
-fn four4(networks: &BTreeSet<IpNet>) -> ([Network4; 4], bool) {
-    let mut all = networks.iter().filter_map(network4);
-    let four = std::array::from_fn(|_| all.next().unwrap_or(Network4::EMPTY));
-    (four, all.next().is_some())
-}
-
-fn four6(networks: &BTreeSet<IpNet>) -> ([Network6; 4], bool) {
-    let mut all = networks.iter().filter_map(network6);
-    let four = std::array::from_fn(|_| all.next().unwrap_or(Network6::EMPTY));
-    (four, all.next().is_some())
-}
-
-/// The least network that contains all of the family.
-fn around4<'a>(networks: impl Iterator<Item = &'a IpNet>) -> Network4 {
-    networks
-        .filter_map(network4)
-        .reduce(|all, next| {
-            let differing = u32::from_be(all.network ^ next.network).leading_zeros();
-            let shared = u32::MAX.checked_shl(32 - differing).unwrap_or(0).to_be();
-            let mask = all.mask & next.mask & shared;
-            Network4 {
-                network: all.network & mask,
-                mask,
-            }
-        })
-        .unwrap_or(Network4::EMPTY)
-}
-
-fn around6<'a>(networks: impl Iterator<Item = &'a IpNet>) -> Network6 {
-    let whole = |words: [u32; 4]| u128::from_be_bytes(Address(words).octets());
-    let words = |whole: u128| Address::of_v6_octets(whole.to_be_bytes()).0;
-    networks
-        .filter_map(network6)
-        .reduce(|all, next| {
-            let differing = (whole(all.network) ^ whole(next.network)).leading_zeros();
-            let shared = u128::MAX.checked_shl(128 - differing).unwrap_or(0);
-            let mask = whole(all.mask) & whole(next.mask) & shared;
-            Network6 {
-                network: words(whole(all.network) & mask),
-                mask: words(mask),
-            }
-        })
-        .unwrap_or(Network6::EMPTY)
 }
 
 #[cfg(test)]

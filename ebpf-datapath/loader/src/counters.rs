@@ -74,8 +74,8 @@ impl Programs {
             peers: BTreeMap::new(),
         };
         let maps = &mut self.loaded.maps;
-        for (outer, peer) in &maps.peers()? {
-            if let Some(name) = self.names.get(outer) {
+        for (outer, peer) in maps.peers()? {
+            if let Some(name) = self.names.get(&outer) {
                 let counted = maps.peer(peer.index)?;
                 add(counters.peers.entry(name.clone()).or_default(), &counted);
             }

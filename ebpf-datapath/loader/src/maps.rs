@@ -116,7 +116,7 @@ impl Maps {
         let latest = latest.map(|settings| settings.generation).max().unwrap_or(0);
         let contents = Contents {
             settings,
-            peers,
+            peers: peers.into_iter().collect(),
             networks: networks
                 .into_iter()
                 .map(|(key, network)| ((key.prefix_length, key.address), network))
@@ -125,11 +125,10 @@ impl Maps {
         Ok((contents, latest))
     }
 
-    /// The peers that the map holds.
-    pub(crate) fn peers(&self) -> Result<BTreeMap<Address, Peer>, Failure> {
-        let peers = entries::<Address, Peer>(self.peers.map().fd().as_fd());
-        let peers = peers.map_err(|error| Failure::of_io("read the programs' maps", &error))?;
-        Ok(peers.into_iter().collect())
+    /// The peers that the map holds, in no order.
+    pub(crate) fn peers(&self) -> Result<Vec<(Address, Peer)>, Failure> {
+        entries::<Address, Peer>(self.peers.map().fd().as_fd())
+            .map_err(|error| Failure::of_io("read the programs' maps", &error))
     }
 
     fn active(&self) -> Result<u32, Failure> {

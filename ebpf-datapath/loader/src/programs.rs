@@ -1,7 +1,7 @@
 //! A node's programs, as the agent sees them.
 
 use crate::attach::{self, Attachments};
-use crate::contents::{self, Circumstances, Contents, NetworkKey};
+use crate::contents::{self, Circumstances, Contents, NetworkKey, Wanted};
 use crate::failure::Failure;
 use crate::kernel::Kernel;
 use crate::loaded::Loaded;
@@ -85,7 +85,7 @@ impl Programs {
                 let (wanted, unfinished) = contents::wanted(datapath, &held, &circumstances);
                 synced.failures.extend(unfinished);
                 let before = synced.failures.len();
-                self.fill(&held, wanted, latest, &mut synced);
+                self.fill(&held, &wanted, latest, &mut synced);
                 synced.told = synced.failures.len() == before;
             }
             Err(why) => {
@@ -130,73 +130,66 @@ impl Programs {
         }
     }
 
-    fn fill(&mut self, held: &Contents, mut wanted: Contents, latest: u32, synced: &mut Synced) {
+    fn fill(&mut self, held: &Contents, wanted: &Wanted<'_>, latest: u32, synced: &mut Synced) {
         let maps = &mut self.loaded.maps;
         let before = synced.applied;
         let given: BTreeSet<u32> = held.peers.values().map(|peer| peer.index).collect();
         let mut again = Vec::new();
-        for (outer, peer) in &wanted.peers {
-            let was = held.peers.get(outer);
-            if was == Some(peer) {
+        for (outer, peer) in wanted.peers() {
+            let was = held.peers.get(&outer);
+            if was == Some(&peer) {
                 continue;
             }
             if was.is_none_or(|was| was.index != peer.index) && !given.contains(&peer.index) {
                 // Counters of whoever had the index before; written before anybody counts on them.
-                synced.took(|| format!("peer {}", shown(outer)), maps.zero_peer(peer.index));
+                synced.took(|| format!("peer {}", shown(&outer)), maps.zero_peer(peer.index));
             }
-            match maps.set_peer(outer, peer) {
+            match maps.set_peer(&outer, &peer) {
                 // Those that are to go have the places.
                 Err(failure) if failure.cause == crate::Cause::Full => again.push((outer, peer)),
-                result => synced.took(|| format!("peer {}", shown(outer)), result),
+                result => synced.took(|| format!("peer {}", shown(&outer)), result),
             }
         }
         let mut networks_again = Vec::new();
-        for (key, network) in &wanted.networks {
-            if held.networks.get(key) != Some(network) {
-                match maps.set_network(*key, network) {
+        for (key, network) in wanted.networks() {
+            if held.networks.get(&key) != Some(&network) {
+                match maps.set_network(key, &network) {
                     Err(failure) if failure.cause == crate::Cause::Full => {
                         networks_again.push((key, network))
                     }
-                    result => synced.took(|| shown_network(key), result),
+                    result => synced.took(|| shown_network(&key), result),
                 }
             }
         }
-        for key in held
-            .networks
-            .keys()
-            .filter(|key| !wanted.networks.contains_key(key))
-        {
+        for key in held.networks.keys().filter(|key| !wanted.has_network(key)) {
             synced.took(|| shown_network(key), maps.remove_network(*key));
         }
-        for outer in held
-            .peers
-            .keys()
-            .filter(|outer| !wanted.peers.contains_key(outer))
-        {
+        for outer in held.peers.keys().filter(|outer| !wanted.has_peer(outer)) {
             synced.took(|| format!("peer {}", shown(outer)), maps.remove_peer(outer));
         }
         for (outer, peer) in again {
             if given.contains(&peer.index) {
-                synced.took(|| format!("peer {}", shown(outer)), maps.zero_peer(peer.index));
+                synced.took(|| format!("peer {}", shown(&outer)), maps.zero_peer(peer.index));
             }
-            synced.took(|| format!("peer {}", shown(outer)), maps.set_peer(outer, peer));
+            synced.took(|| format!("peer {}", shown(&outer)), maps.set_peer(&outer, &peer));
         }
         for (key, network) in networks_again {
-            synced.took(|| shown_network(key), maps.set_network(*key, network));
+            synced.took(|| shown_network(&key), maps.set_network(key, &network));
         }
-        for slot in 0..wanted.settings.tunnels.len() {
-            if held.settings.tunnels[slot].port == 0 && wanted.settings.tunnels[slot].port != 0 {
+        let mut settings = wanted.settings;
+        for slot in 0..settings.tunnels.len() {
+            if held.settings.tunnels[slot].port == 0 && settings.tunnels[slot].port != 0 {
                 let slot = u32::try_from(slot).unwrap_or_default();
                 synced.took(|| format!("slot {slot}"), maps.zero_lane(slot));
             }
         }
-        if synced.applied > before || wanted.settings != held.settings {
-            if wanted.settings != Settings::CLOSED {
-                wanted.settings.generation = after(latest);
+        if synced.applied > before || settings != held.settings {
+            if settings != Settings::CLOSED {
+                settings.generation = after(latest);
             }
-            synced.took(|| "the settings".to_owned(), maps.set_settings(&wanted.settings));
+            synced.took(|| "the settings".to_owned(), maps.set_settings(&settings));
         }
-        synced.generation = wanted.settings.generation;
+        synced.generation = settings.generation;
     }
 
     /// Removes the sets and programs that nothing uses any more, after everything has been replaced.

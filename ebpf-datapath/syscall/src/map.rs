@@ -112,9 +112,12 @@ pub fn entries<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<
     let (mut keys, mut values) = (Vec::new(), Vec::new());
     let mut cursor = call::Cursor::new(size_of::<K>());
     let mut count = 1024;
+    let mut all = Vec::new();
     loop {
-        match call::batch::<K, V>(map, &mut cursor, &mut keys, &mut values, count) {
-            Ok(true) => return Ok(keys.into_iter().zip(values).collect()),
+        let result = call::batch::<K, V>(map, &mut cursor, &mut keys, &mut values, count);
+        all.extend(keys.drain(..).zip(values.drain(..)));
+        match result {
+            Ok(true) => return Ok(all),
             Ok(false) => {}
             // One bucket of the hash has more (`__htab_map_lookup_and_delete_batch`, kernel/bpf/hashtab.c).
             Err(error) if error.kind() == io::ErrorKind::StorageFull && count < 1 << 24 => count *= 4,

@@ -77,7 +77,9 @@ pub(super) fn observe(
     found.observed.ours.neighbours = neighbours(transport, &links)?;
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let routes = routes(transport, family, &names)?;
-        found.observed.ours.routes.extend(routes.ours);
+        // A map that is made of a list at once takes little more than half of what it takes when it grows.
+        let mut ours = routes.ours.into_iter().collect();
+        found.observed.ours.routes.append(&mut ours);
         found.observed.foreign_routes.extend(routes.foreign);
         found.strays.extend(routes.strays);
     }
@@ -137,30 +139,25 @@ fn neighbours(
     transport: &mut Transport,
     links: &[Link],
 ) -> Result<BTreeMap<OnDevice, MacAddress>, TransportError> {
-    let mut all = BTreeMap::new();
+    let mut all = Vec::new();
     for link in links.iter().filter(|link| link.ours().is_some()) {
         let message = request::neighbours_of(link.index);
-        let mut ours = transport.dump(&message, |ours: &mut BTreeMap<_, _>, _, payload| {
+        let ours = transport.dump(&message, |ours: &mut Vec<_>, _, payload| {
             if let Some((_, address, mac)) =
                 permanent_neighbour(payload).filter(|(index, ..)| *index == link.index)
             {
-                ours.insert(
-                    OnDevice {
-                        device: link.name.clone(),
-                        address,
-                    },
-                    mac,
-                );
+                let device = link.name.clone();
+                ours.push((OnDevice { device, address }, mac));
             }
         })?;
-        all.append(&mut ours);
+        all.extend(ours);
     }
-    Ok(all)
+    Ok(all.into_iter().collect())
 }
 
 #[derive(Default)]
 struct Routes {
-    ours: BTreeMap<RouteKey, Route>,
+    ours: Vec<(RouteKey, Route)>,
     foreign: Vec<ForeignRoute>,
     strays: Vec<Stray>,
 }
@@ -184,7 +181,7 @@ fn routes(
                 removal: request::remove_route_with_tos(&key, route.tos),
             });
         } else {
-            routes.ours.insert(route.key(), route.ours(names));
+            routes.ours.push((route.key(), route.ours(names)));
         }
     });
     match routes {

@@ -7,6 +7,7 @@ use crate::lane::{Lane, Tunnel};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// What the programs know of the peers.
 #[derive(Default)]
@@ -23,18 +24,16 @@ pub(super) fn known(
     observed: &Observed,
     desired: &Desired,
     ways: &Ways<'_>,
-    received: &BTreeSet<Tunnel>,
+    received: &Arc<BTreeSet<Tunnel>>,
     notes: &mut BTreeSet<Note>,
 ) -> Known {
     let mut known = Known::default();
     for (name, peer) in peers.iter().filter(|(name, _)| **name != assignment.name) {
         // One that covers this node's own link is refused as a whole, and its check would cut off the link.
-        let pod_cidrs: BTreeSet<IpNet> = peer
-            .pod_cidrs
-            .iter()
-            .filter(|cidr| covered(cidr, &observed.underlay).is_none())
-            .copied()
-            .collect();
+        let mut pod_cidrs = peer.pod_cidrs.clone();
+        pod_cidrs.retain(|cidr| covered(cidr, &observed.underlay).is_none());
+        pod_cidrs.sort_unstable();
+        pod_cidrs.dedup();
         let ends = ways.tunnel_ends(peer).filter(|(_, outer)| {
             let Some(other) = known.peers.get(outer) else {
                 return true;
@@ -66,7 +65,7 @@ pub(super) fn known(
         let told = DatapathPeer {
             name: name.clone(),
             source,
-            tunnels: received.clone(),
+            tunnels: Arc::clone(received),
             mtu: ways.tunnel_mtu(peer, &source, &outer),
             way: hops.first().map(|first| Way {
                 device: first.device.clone(),

@@ -7,6 +7,7 @@ use crate::desired::{
 use crate::kernel::Observed;
 use crate::lane::Lane;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Plans one node's programs, and what status should say of them.
 ///
@@ -30,11 +31,12 @@ pub fn datapath(
     let links = local_links(&assignment.addresses, &observed.underlay);
     let ways = Ways::new(assignment, &links, observed);
     let tunnels = tunnels::open(observed, desired, &mut notes);
-    let received: BTreeSet<_> = tunnels
+    let received: Arc<BTreeSet<_>> = tunnels
         .keys()
         .filter(|tunnel| assignment.receive_on.contains(&Lane::Tunnel(**tunnel)))
         .copied()
-        .collect();
+        .collect::<BTreeSet<_>>()
+        .into();
     let of_peers = peers::known(assignment, peers, observed, desired, &ways, &received, &mut notes);
 
     let mut underlay: BTreeSet<String> = links.iter().map(|link| link.device.clone()).collect();

@@ -17,11 +17,11 @@ use std::net::IpAddr;
 /// What every link carries (RFC 8200, section 5), in bytes: probed where nothing is known of the device.
 const LEAST_MTU: u32 = 1280;
 
-/// What a peer needs of the kernel.
+/// The ways to all peers, and what they need of the kernel.
 pub(super) struct Routed {
-    pub(super) lane: PeerLane,
-    pub(super) routes: Vec<(RouteKey, Route)>,
-    pub(super) notes: Vec<Note>,
+    pub(super) lanes: BTreeMap<String, PeerLane>,
+    pub(super) routes: BTreeMap<RouteKey, Route>,
+    pub(super) notes: BTreeSet<Note>,
 }
 
 /// Everything that the way to a peer follows from.
@@ -70,18 +70,35 @@ impl<'a> Router<'a> {
     }
 
     /// The way to every peer.
-    pub(super) fn plan(&self) -> BTreeMap<String, Routed> {
-        let mut routed: BTreeMap<String, Routed> = self
-            .peers
-            .iter()
-            .filter(|(name, _)| **name != self.assignment.name)
-            .map(|(name, peer)| (name.clone(), self.way_to(name, peer)))
-            .collect();
-        self.note_foreign_routes_within(&mut routed);
-        routed
+    pub(super) fn plan(&self) -> Routed {
+        // A map that is made of a list at once takes little more than half of what it takes when it grows.
+        let mut lanes = Vec::with_capacity(self.peers.len());
+        let mut routes = Vec::with_capacity(self.peers.len());
+        let mut notes = BTreeSet::new();
+        for (name, peer) in self.others() {
+            lanes.push((name.clone(), self.way_to(name, peer, &mut routes, &mut notes)));
+        }
+        self.note_foreign_routes_within(&mut notes);
+        Routed {
+            lanes: lanes.into_iter().collect(),
+            routes: routes.into_iter().collect(),
+            notes,
+        }
     }
 
-    fn way_to(&self, name: &str, peer: &Peer) -> Routed {
+    fn others(&self) -> impl Iterator<Item = (&'a String, &'a Peer)> {
+        self.peers
+            .iter()
+            .filter(|(name, _)| **name != self.assignment.name)
+    }
+
+    fn way_to(
+        &self,
+        name: &str,
+        peer: &Peer,
+        routes: &mut Vec<(RouteKey, Route)>,
+        notes: &mut BTreeSet<Note>,
+    ) -> PeerLane {
         let wanted = self.wanted(peer);
         let open_there = &peer.receives_on;
         let key = self.probe_key(peer);
@@ -97,25 +114,21 @@ impl<'a> Router<'a> {
             (Ok(used), Ok(wanted)) if used != wanted => choose(None).err(),
             _ => None,
         };
-        let mut routed = Routed {
-            lane: PeerLane {
-                wanted,
-                used: used.clone(),
-                waits_for,
-                refused: BTreeMap::new(),
-                doubt: used
-                    .as_ref()
-                    .ok()
-                    .and_then(|lane| doubt(*lane))
-                    .filter(|doubt| !doubt.passes()),
-                probed: Vec::new(),
-            },
-            routes: Vec::new(),
-            notes: Vec::new(),
+        let mut to_peer = PeerLane {
+            wanted,
+            used: used.clone(),
+            waits_for,
+            refused: BTreeMap::new(),
+            doubt: used
+                .as_ref()
+                .ok()
+                .and_then(|lane| doubt(*lane))
+                .filter(|doubt| !doubt.passes()),
+            probed: Vec::new(),
         };
         // An ungoverned node keeps only the covers: another network plugin may have routes for its peers.
         if self.assignment.policy.is_none() {
-            return routed;
+            return to_peer;
         }
         let mut reached = false;
         for cidr in &peer.pod_cidrs {
@@ -126,7 +139,7 @@ impl<'a> Router<'a> {
             if let Some(on) = covered(cidr, &self.observed.underlay) {
                 // Even a refusal would cut this node off from its own link.
                 let what = format!("{} on {}", on.address, on.device);
-                routed.lane.refused.insert(*cidr, Refusal::CoversUnderlay(what));
+                to_peer.refused.insert(*cidr, Refusal::CoversUnderlay(what));
                 continue;
             }
             let way = used.clone().and_then(|lane| self.ways.route(peer, cidr, lane));
@@ -136,8 +149,7 @@ impl<'a> Router<'a> {
                 .exact(cidr)
                 .filter(|foreign| foreign.metric <= key.metric);
             if let Some(foreign) = foreign {
-                routed
-                    .lane
+                to_peer
                     .refused
                     .insert(*cidr, Refusal::ForeignRoute(describe(foreign)));
                 // With one metric the kernel holds one of the two, and it is theirs.
@@ -151,26 +163,26 @@ impl<'a> Router<'a> {
                     // What every host must be able to take: RFC 791, section 3.2; RFC 8200, section 5.
                     let least = if cidr.addr().is_ipv6() { 1280 } else { 576 };
                     if let Some(mtu) = route.mtu.filter(|mtu| *mtu < least) {
-                        routed.notes.push(Note::MtuTooSmall {
+                        notes.insert(Note::MtuTooSmall {
                             peer: name.to_owned(),
                             mtu,
                         });
                     }
-                    routed.routes.push((key, route));
+                    routes.push((key, route));
                 }
                 Err(refusal) => {
-                    routed.lane.refused.entry(*cidr).or_insert(refusal);
-                    routed.routes.push((key, Route::UNREACHABLE));
+                    to_peer.refused.entry(*cidr).or_insert(refusal);
+                    routes.push((key, Route::UNREACHABLE));
                 }
             }
         }
-        if !reached && let Some((_, refusal)) = routed.lane.refused.pop_first() {
-            routed.lane.used = Err(refusal);
-            routed.lane.refused.clear();
-            routed.lane.doubt = None;
+        if !reached && let Some((_, refusal)) = to_peer.refused.pop_first() {
+            to_peer.used = Err(refusal);
+            to_peer.refused.clear();
+            to_peer.doubt = None;
         }
-        routed.lane.probed = self.probed(peer, &routed.lane);
-        routed
+        to_peer.probed = self.probed(peer, &to_peer);
+        to_peer
     }
 
     /// The lane that both policies ask for; this node's kernel has a veto on whether the peer is on its link.
@@ -191,10 +203,13 @@ impl<'a> Router<'a> {
         });
         let in_use = lane.used.as_ref().ok();
         let lanes = in_use.map(|lane| (*lane, true)).into_iter();
-        lanes
+        let mut targets: Vec<Target> = lanes
             .chain(to_come.map(|lane| (*lane, false)))
             .filter_map(|(lane, in_use)| self.target(peer, lane, in_use, key))
-            .collect()
+            .collect();
+        // A list grows by room for four, and most peers have one lane.
+        targets.shrink_to_fit();
+        targets
     }
 
     /// What the peer knows probes by, where lanes to it are to be proved, and can be.
@@ -275,11 +290,9 @@ impl<'a> Router<'a> {
     }
 
     /// Other people's routes to a part of a peer's pod CIDR win by their longer prefix.
-    fn note_foreign_routes_within(&self, routed: &mut BTreeMap<String, Routed>) {
+    fn note_foreign_routes_within(&self, notes: &mut BTreeSet<Note>) {
         let owners: BTreeMap<IpNet, &str> = self
-            .peers
-            .iter()
-            .filter(|(name, _)| **name != self.assignment.name)
+            .others()
             .flat_map(|(name, peer)| peer.pod_cidrs.iter().map(move |cidr| (*cidr, name.as_str())))
             .collect();
         for destination in self.ways.fib.destinations() {
@@ -287,14 +300,11 @@ impl<'a> Router<'a> {
             let Some((cidr, owner)) = owners.range(..destination).next_back() else {
                 continue;
             };
-            if cidr.contains(destination)
-                && let Some(peer) = routed.get_mut(*owner)
-            {
-                let note = Note::ForeignRouteWithin {
+            if cidr.contains(destination) {
+                notes.insert(Note::ForeignRouteWithin {
                     peer: (*owner).to_owned(),
                     destination: *destination,
-                };
-                peer.notes.push(note);
+                });
             }
         }
     }

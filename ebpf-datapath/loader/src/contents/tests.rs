@@ -1,4 +1,6 @@
+use super::masks::{network4, network6};
 use super::*;
+use podlane_datapath_common::{Network4, Network6};
 use podlane_plan::datapath::{DatapathPeer, NativeLane, OpenTunnel, Way};
 use podlane_plan::kernel::MacAddress;
 
@@ -23,6 +25,26 @@ fn circumstances(interfaces: &BTreeMap<String, u32>) -> Circumstances<'_> {
         },
         interfaces,
     }
+}
+
+/// What the maps hold once they are told.
+fn collected(datapath: &Datapath, held: &Contents, with: &Circumstances<'_>) -> (Contents, Vec<Unfinished>) {
+    let (wanted, unfinished) = wanted(datapath, held, with);
+    let contents = Contents {
+        settings: wanted.settings,
+        peers: wanted.peers().collect(),
+        networks: wanted.networks().collect(),
+    };
+    assert!(contents.peers.keys().all(|outer| wanted.has_peer(outer)));
+    assert!(contents.networks.keys().all(|key| wanted.has_network(key)));
+    assert_eq!(
+        held.peers.keys().filter(|outer| wanted.has_peer(outer)).count(),
+        held.peers
+            .keys()
+            .filter(|outer| contents.peers.contains_key(outer))
+            .count()
+    );
+    (contents, unfinished)
 }
 
 fn tunnel(port: u16) -> lane::Tunnel {
@@ -56,7 +78,7 @@ fn add_peer(datapath: &mut Datapath, outer: &str, pods: &[&str]) {
         DatapathPeer {
             name: outer.to_owned(),
             source: ip("10.0.0.1"),
-            tunnels: [tunnel(8472), tunnel(4789)].into(),
+            tunnels: BTreeSet::from([tunnel(8472), tunnel(4789)]).into(),
             mtu: 1450,
             way: Some(Way {
                 device: "eth1".to_owned(),
@@ -78,7 +100,7 @@ fn what_is_in_place_stays_in_its_place() {
     let mut datapath = Datapath::default();
     open(&mut datapath, 8472);
     add_peer(&mut datapath, "10.0.0.5", &[]);
-    let (first, unfinished) = wanted(&datapath, &EMPTY, &circumstances(&devices));
+    let (first, unfinished) = collected(&datapath, &EMPTY, &circumstances(&devices));
     assert_eq!(unfinished, []);
     assert_eq!(first.settings.tunnels[0].port, 8472_u16.to_be());
     assert_eq!(first.settings.tunnels[0].vni.to_ne_bytes(), [1, 2, 3, 0]);
@@ -91,7 +113,7 @@ fn what_is_in_place_stays_in_its_place() {
     // Both come before what is there in the declaration's order.
     open(&mut datapath, 4789);
     add_peer(&mut datapath, "10.0.0.4", &[]);
-    let (second, _) = wanted(&datapath, &first, &circumstances(&devices));
+    let (second, _) = collected(&datapath, &first, &circumstances(&devices));
     assert_eq!(second.settings.tunnels[0].port, 8472_u16.to_be());
     assert_eq!(second.settings.tunnels[1].port, 4789_u16.to_be());
     let indices: Vec<_> = second
@@ -106,7 +128,7 @@ fn what_is_in_place_stays_in_its_place() {
     datapath.tunnels.remove(&tunnel(8472));
     add_peer(&mut datapath, "10.0.0.6", &[]);
     open(&mut datapath, 9999);
-    let (third, _) = wanted(&datapath, &second, &circumstances(&devices));
+    let (third, _) = collected(&datapath, &second, &circumstances(&devices));
     assert_eq!(third.peers[&address(ip("10.0.0.6"))].index, 2);
     assert_eq!(third.settings.tunnels[0].port, 0);
     assert_eq!(third.settings.tunnels[2].port, 9999_u16.to_be());
@@ -119,7 +141,7 @@ fn a_seventeenth_tunnel_waits() {
     for port in 1..=17 {
         open(&mut datapath, port);
     }
-    let (contents, unfinished) = wanted(&datapath, &EMPTY, &circumstances(&devices));
+    let (contents, unfinished) = collected(&datapath, &EMPTY, &circumstances(&devices));
     assert_eq!(contents.settings.tunnels[15].port, 16_u16.to_be());
     let [failure] = &unfinished[..] else {
         panic!("{unfinished:?}")
@@ -145,7 +167,7 @@ fn a_fifth_pod_cidr_is_in_the_trie_alone() {
             "fd01::/64",
         ],
     );
-    let (contents, _) = wanted(&datapath, &EMPTY, &circumstances(&devices));
+    let (contents, _) = collected(&datapath, &EMPTY, &circumstances(&devices));
     assert_eq!(
         contents.peers[&address(ip("fd00::5"))].flags,
         peer_flag::SEVERAL_WAYS
@@ -155,9 +177,9 @@ fn a_fifth_pod_cidr_is_in_the_trie_alone() {
         .get_mut(&ip("fd00::5"))
         .expect("the peer")
         .pod_cidrs;
-    cidrs.insert(net("10.5.0.0/24"));
-    datapath.local_pod_cidrs = cidrs.clone();
-    let (contents, _) = wanted(&datapath, &EMPTY, &circumstances(&devices));
+    cidrs.push(net("10.5.0.0/24"));
+    datapath.local_pod_cidrs = cidrs.iter().copied().collect();
+    let (contents, _) = collected(&datapath, &EMPTY, &circumstances(&devices));
     let flags = contents.peers[&address(ip("fd00::5"))].flags;
     assert_eq!(flags, peer_flag::SEVERAL_WAYS | peer_flag::MORE_NETWORKS);
     assert_eq!(
@@ -203,7 +225,7 @@ fn owners_are_told_with_their_native_lane() {
         ),
     ];
     datapath.networks = owners.map(|(network, owner)| (net(network), owner)).into();
-    let (contents, unfinished) = wanted(&datapath, &EMPTY, &circumstances(&devices));
+    let (contents, unfinished) = collected(&datapath, &EMPTY, &circumstances(&devices));
     let found = |network: &str| contents.networks[&network_key(&net(network))];
     assert_eq!(found("172.20.0.0/16").kind, PodNetworkKind::Unassigned as u32);
     let peer = found("172.20.1.0/24");
@@ -252,6 +274,6 @@ fn the_network_around_all_is_the_least() {
 #[test]
 fn nothing_declared_is_closed() {
     let devices = devices();
-    let (contents, _) = wanted(&Datapath::default(), &EMPTY, &circumstances(&devices));
+    let (contents, _) = collected(&Datapath::default(), &EMPTY, &circumstances(&devices));
     assert_eq!(contents, EMPTY);
 }

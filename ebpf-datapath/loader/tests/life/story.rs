@@ -8,6 +8,7 @@ use podlane_plan::datapath::{Attached, Datapath, DatapathPeer, NativeLane, OpenT
 use podlane_plan::kernel::MacAddress;
 use podlane_plan::lane::{Tunnel, TunnelProtocol};
 use podlane_test_namespaces::{bpffs, command, index};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 pub(crate) const VXLAN: Tunnel = Tunnel {
@@ -102,7 +103,7 @@ pub(crate) fn add_peer(datapath: &mut Datapath, number: u32, outer: Ipv4Addr, on
         DatapathPeer {
             name: format!("node-{number}"),
             source: address("192.168.10.100"),
-            tunnels: [VXLAN].into(),
+            tunnels: BTreeSet::from([VXLAN]).into(),
             mtu: 1450,
             way: Some(Way {
                 device: "eth1".to_owned(),

@@ -56,14 +56,14 @@ fn told_of(node: &Node, peer: &Peer, tunnel: Option<Tunnel>) -> Result<(IpAddr, 
     let told = DatapathPeer {
         name: peer.address().to_string(),
         source: node.identity.address().into(),
-        tunnels: tunnel.into_iter().collect(),
+        tunnels: tunnel.into_iter().collect::<BTreeSet<_>>().into(),
         mtu: POD_MTU,
         way: Some(NextHop {
             device: ETH0.to_owned(),
             next_hop: node.gateway(Family::Ipv4),
             several: false,
         }),
-        pod_cidrs: pod_cidrs(peer)?,
+        pod_cidrs: pod_cidrs(peer)?.into_iter().collect(),
     };
     Ok((peer.address().into(), told))
 }
