@@ -211,6 +211,11 @@ impl Lab {
 
     /// Starts the operator, beside the API server.
     pub fn start_operator(&mut self) -> Result<()> {
+        self.start_operator_with(&[])
+    }
+
+    /// The same with further arguments of one's own.
+    pub fn start_operator_with(&mut self, more: &[&str]) -> Result<()> {
         let place = self
             .options
             .topology
@@ -231,6 +236,7 @@ impl Lab {
         for cidr in &self.options.topology.cluster_pod_cidrs {
             arguments.extend(["--cluster-pod-cidr".to_owned(), cidr.to_string()]);
         }
+        arguments.extend(more.iter().map(|&argument| argument.to_owned()));
         let program = podlane_program("operator", arguments).within(&self.namespace(&place.name));
         self.operator = Some(Process::start(program, &self.ledger)?);
         Ok(())
@@ -268,12 +274,18 @@ impl Lab {
 
     /// Runs `podlane-agent clean` on a node.
     pub fn clean_agent(&self, node: &str) -> Result<()> {
+        self.clean_agent_with(node, &[])
+    }
+
+    /// The same with further arguments of one's own.
+    pub fn clean_agent_with(&self, node: &str, more: &[&str]) -> Result<()> {
         let output = self
             .namespace(node)
             .command(&programs::own("podlane-agent")?.display().to_string())
             .arg("clean")
             .arg("--bpffs")
             .arg(self.bpffs(node)?.join("podlane"))
+            .args(more)
             .output()
             .context("cannot run podlane-agent clean")?;
         if !output.status.success() {

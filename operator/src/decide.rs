@@ -1,13 +1,14 @@
 //! What is to be written, given the picture of the cluster: a pure function of it and of the time.
 //!
 //! The whole cluster is decided anew each time, and only what differs from what the API server holds is written. In order:
-//! `govern` finds each node's policy, `tell` what each node is told, `slices` what the others are told of it,
+//! `holdings` gives blocks of the pools to nodes, `govern` finds each node's policy, `tell` what each node is told, `slices` what the others are told of it,
 //! `readiness` what each node has come to, and `policy_status` what users are told.
 
 mod accepted;
 mod cover;
 mod findings;
 mod govern;
+mod holdings;
 mod policy_status;
 mod readiness;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use crate::write::{Expected, What, Write};
 use k8s_openapi::jiff::Timestamp;
 use podlane_crds::PeerEntry;
 use podlane_plan::cluster::{Admission, admit};
+use podlane_plan::pool::Allocation;
 use std::collections::BTreeMap;
 
 /// What follows from a picture of the cluster.
@@ -43,6 +45,15 @@ pub struct Decision {
 /// What the nodes are told of each other now, by name.
 type Listed<'a> = BTreeMap<&'a str, &'a PeerEntry>;
 
+/// Who has which pod CIDRs.
+#[derive(Clone, Copy)]
+struct PodCidrs<'a> {
+    /// What was given out of pools.
+    allocation: &'a Allocation,
+    /// What of all can be routed.
+    admission: &'a Admission,
+}
+
 /// One pass' view: the picture, and what has been found out from it so far.
 struct View<'a> {
     world: &'a World,
@@ -55,10 +66,15 @@ struct View<'a> {
 
 /// Decides for the whole cluster.
 pub fn decide(world: &World, now: Timestamp) -> Decision {
-    let admission = admit(world.nodes.all());
-    let governed = govern::govern(world);
     let listed = slices::listed(world);
-    let told = tell::tell(world, &admission, &governed, &listed, now);
+    let allocation = holdings::allocation(world, &listed);
+    let admission = admit(world.nodes.all(), &allocation);
+    let governed = govern::govern(world);
+    let pod_cidrs = PodCidrs {
+        allocation: &allocation,
+        admission: &admission,
+    };
+    let told = tell::tell(world, pod_cidrs, &governed, &listed, now);
     let view = View {
         world,
         admission: &admission,

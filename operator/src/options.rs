@@ -4,6 +4,7 @@ use crate::leader::Terms;
 use crate::world::Settings;
 use clap::{Parser, ValueEnum};
 use ipnet::IpNet;
+use podlane_plan::pool::{Family, NoPool, Pool, Pools};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
@@ -21,6 +22,26 @@ pub struct Options {
     /// What the whole cluster's pods are numbered from: no packet for it ever follows a node's default route.
     #[arg(long = "cluster-pod-cidr", value_name = "CIDR", value_delimiter = ',')]
     pub cluster_pod_cidrs: Vec<IpNet>,
+    /// IPv4 networks out of which nodes without pod CIDRs are given blocks; none: the cluster hands out pod CIDRs itself.
+    #[arg(
+        long = "cluster-pool-ipv4-pod-cidr-list",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub pool_ipv4: Vec<IpNet>,
+    /// The prefix length of these blocks.
+    #[arg(long = "cluster-pool-ipv4-mask-size", default_value_t = 24)]
+    pub mask_size_ipv4: u8,
+    /// The same of IPv6.
+    #[arg(
+        long = "cluster-pool-ipv6-pod-cidr-list",
+        value_name = "CIDR",
+        value_delimiter = ','
+    )]
+    pub pool_ipv6: Vec<IpNet>,
+    /// The prefix length of these blocks.
+    #[arg(long = "cluster-pool-ipv6-mask-size", default_value_t = 120)]
+    pub mask_size_ipv6: u8,
     /// The name of the lease that the leader holds.
     #[arg(long, default_value = "podlane-operator")]
     pub leader_election_id: String,
@@ -63,11 +84,26 @@ impl Options {
     }
 
     /// What decisions depend on.
-    pub fn settings(&self) -> Settings {
-        Settings {
-            cluster_pod_cidrs: self.cluster_pod_cidrs.iter().map(IpNet::trunc).collect(),
-            slice_capacity: self.slice_capacity,
+    ///
+    /// # Errors
+    /// When a pool makes no sense.
+    pub fn settings(&self) -> Result<Settings, NoPool> {
+        let pools = Pools::new([
+            Pool::new(Family::V4, self.pool_ipv4.clone(), self.mask_size_ipv4)?,
+            Pool::new(Family::V6, self.pool_ipv6.clone(), self.mask_size_ipv6)?,
+        ]);
+        // No packet for a block that nobody has yet may leak either.
+        let mut cluster_pod_cidrs: Vec<IpNet> = self.cluster_pod_cidrs.iter().map(IpNet::trunc).collect();
+        for cidr in pools.cidrs() {
+            if !cluster_pod_cidrs.iter().any(|known| known.contains(cidr)) {
+                cluster_pod_cidrs.push(*cidr);
+            }
         }
+        Ok(Settings {
+            cluster_pod_cidrs,
+            pools,
+            slice_capacity: self.slice_capacity,
+        })
     }
 
     /// How long leading takes.
@@ -104,6 +140,7 @@ mod tests {
                 .expect("valid");
         let cidrs: Vec<_> = options
             .settings()
+            .expect("no pool")
             .cluster_pod_cidrs
             .iter()
             .map(IpNet::to_string)
@@ -112,5 +149,27 @@ mod tests {
         assert_ne!(options.identity(), options.identity());
         assert!(parse("operator --cluster-pod-cidr 172.20").is_err());
         assert!(parse("operator --slice-capacity 0").is_err());
+    }
+
+    #[test]
+    fn pools_are_among_the_clusters_pod_cidrs_and_nonsense_is_refused() {
+        let settings = |text: &str| {
+            let words = format!("operator --cluster-pod-cidr 172.20.0.0/16 {text}");
+            let options = Options::try_parse_from(words.split_whitespace()).expect("valid");
+            options.settings().map_err(|why| why.to_string())
+        };
+        let pools = "--cluster-pool-ipv4-pod-cidr-list 172.20.0.0/20,10.0.0.0/16 --cluster-pool-ipv6-pod-cidr-list fd00::/104";
+        let cidrs: Vec<_> = settings(pools)
+            .expect("valid")
+            .cluster_pod_cidrs
+            .iter()
+            .map(IpNet::to_string)
+            .collect();
+        assert_eq!(cidrs, ["172.20.0.0/16", "10.0.0.0/16", "fd00::/104"]);
+        let why = settings("--cluster-pool-ipv4-pod-cidr-list 10.0.0.0/16,10.0.9.0/24").expect_err("overlap");
+        assert_eq!(
+            why,
+            "clusterPoolIPv4PodCIDRList: 10.0.0.0/16 and 10.0.9.0/24 overlap: leave one of them out"
+        );
     }
 }

@@ -28,6 +28,9 @@ pub enum RunError {
     /// There is no way to the API server.
     #[error("cannot tell how to reach the API server: {0}")]
     Config(String),
+    /// The nodes cannot be given blocks out of such a pool.
+    #[error(transparent)]
+    Pool(#[from] podlane_plan::pool::NoPool),
     /// A handler for signals could not be installed.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -41,11 +44,12 @@ pub enum RunError {
 /// # Errors
 /// When it has to end by itself.
 pub async fn run(options: &Options) -> Result<(), RunError> {
+    let settings = options.settings()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let client = client(options).await?;
     let identity = options.identity();
-    let shared = Arc::new(Shared::new(World::new(options.settings())));
+    let shared = Arc::new(Shared::new(World::new(settings)));
     let mut watches = JoinSet::new();
     spawn_watches(&mut watches, &client, &shared);
     let mut election = Election::new(

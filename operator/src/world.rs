@@ -20,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use podlane_crds::Undecodable;
 use podlane_plan::lane::Lane;
+use podlane_plan::pool::Pools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -28,6 +29,8 @@ use std::fmt;
 pub struct Settings {
     /// What the whole cluster's pods are numbered from.
     pub cluster_pod_cidrs: Vec<IpNet>,
+    /// What nodes without pod CIDRs are given blocks of.
+    pub pools: Pools,
     /// Peers in one slice, at most.
     pub slice_capacity: usize,
 }
@@ -36,6 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             cluster_pod_cidrs: Vec::new(),
+            pools: Pools::default(),
             slice_capacity: podlane_plan::slices::CAPACITY,
         }
     }

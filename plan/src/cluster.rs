@@ -1,5 +1,6 @@
 //! Which nodes and pod CIDRs can be routed at all: what no single Node object shows.
 
+use crate::pool::{Allocation, Family};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +30,13 @@ pub enum Problem {
     NoAddress,
     /// No pod CIDR.
     NoPodCidr,
+    /// No block is left of the pool that it would have one of.
+    PoolEmpty {
+        /// The pool's family.
+        family: Family,
+        /// The pool's networks.
+        pool: String,
+    },
     /// Something that should be an address or a CIDR and is none.
     Unreadable(String),
     /// A pod CIDR of an older node has addresses in common with this node's.
@@ -57,6 +65,7 @@ impl Problem {
         match self {
             Self::NoAddress => "NoInternalIP",
             Self::NoPodCidr => "NoPodCIDR",
+            Self::PoolEmpty { .. } => "PodCIDRPoolEmpty",
             Self::Unreadable(_) => "Unreadable",
             Self::Overlap { .. } => "PodCIDROverlap",
             Self::CoversNode { .. } => "PodCIDRCoversNode",
@@ -69,7 +78,13 @@ impl fmt::Display for Problem {
         match self {
             Self::NoAddress => f.write_str("has no address of type InternalIP: set the kubelet's --node-ip"),
             Self::NoPodCidr => f.write_str(
-                "has no pod CIDR: let the controller manager hand them out (--allocate-node-cidrs) or set spec.podCIDR",
+                "has no pod CIDR: let the controller manager hand them out (--allocate-node-cidrs), set spec.podCIDR, or give \
+                 Podlane a pool (clusterPoolIPv4PodCIDRList)",
+            ),
+            Self::PoolEmpty { family, pool } => write!(
+                f,
+                "has no {family} pod CIDR, because no block is left in {pool}: add a network to \
+                 clusterPool{family}PodCIDRList, or delete the Nodes that are gone"
             ),
             Self::Unreadable(text) => write!(f, "has {text:?}, which is no address or CIDR: it is left out"),
             Self::Overlap { cidr, with, with_cidr } => write!(
@@ -96,11 +111,12 @@ pub struct Admission {
 }
 
 /// The first and the last address of a network, as numbers that compare within a family.
-fn bounds(cidr: &IpNet) -> (u128, u128) {
+pub(crate) fn bounds(cidr: &IpNet) -> (u128, u128) {
     (number(&cidr.network()), number(&cidr.broadcast()))
 }
 
-fn number(address: &IpAddr) -> u128 {
+/// An address as a number that compares within its family.
+pub(crate) fn number(address: &IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(u32::from(*address)),
         IpAddr::V6(address) => u128::from(*address),
@@ -109,26 +125,36 @@ fn number(address: &IpAddr) -> u128 {
 
 /// Disjoint networks of one family, by their first address.
 #[derive(Default)]
-struct Disjoint<'a>(BTreeMap<u128, (u128, IpNet, &'a str)>);
+pub(crate) struct Disjoint<'a>(BTreeMap<u128, (u128, IpNet, &'a str)>);
 
 impl<'a> Disjoint<'a> {
     /// Adds a network, or tells whose it overlaps.
-    fn insert(&mut self, cidr: IpNet, owner: &'a str) -> Result<(), (IpNet, &'a str)> {
+    pub(crate) fn insert(&mut self, cidr: IpNet, owner: &'a str) -> Result<(), (IpNet, &'a str)> {
         let (first, last) = bounds(&cidr);
-        // The networks are disjoint, so of those that begin at or before `last` only the nearest can reach `first`.
-        match self.0.range(..=last).next_back() {
-            Some((_, (end, other, with))) if *end >= first => Err((*other, with)),
-            _ => {
+        match self.last_within(first, last) {
+            Some((_, other, with)) => Err((*other, with)),
+            None => {
                 self.0.insert(first, (last, cidr, owner));
                 Ok(())
             }
         }
     }
+
+    /// Where the last network ends that has an address within these bounds.
+    pub(crate) fn end_of_last_within(&self, first: u128, last: u128) -> Option<u128> {
+        self.last_within(first, last).map(|(end, ..)| *end)
+    }
+
+    fn last_within(&self, first: u128, last: u128) -> Option<&(u128, IpNet, &'a str)> {
+        // The networks are disjoint, so of those that begin at or before `last` only the nearest can reach `first`.
+        let (_, nearest) = self.0.range(..=last).next_back()?;
+        (nearest.0 >= first).then_some(nearest)
+    }
 }
 
-/// Sorts out what of the nodes can be routed. Of two nodes with overlapping pod CIDRs the older keeps its own (then the one
-/// whose name sorts first).
-pub fn admit(nodes: &[Node]) -> Admission {
+/// Sorts out what of the nodes can be routed, with what they were given out of pools. Of two nodes with overlapping pod CIDRs
+/// the older keeps its own (then the one whose name sorts first).
+pub fn admit(nodes: &[Node], allocation: &Allocation) -> Admission {
     let mut addresses: [BTreeMap<u128, (&str, IpAddr)>; 2] = Default::default();
     for node in nodes {
         for address in &node.addresses {
@@ -150,11 +176,22 @@ pub fn admit(nodes: &[Node]) -> Admission {
         if node.addresses.is_empty() {
             problems.insert(Problem::NoAddress);
         }
-        if node.pod_cidrs.is_empty() {
+        let pod_cidrs = allocation.pod_cidrs_of(node);
+        let exhausted = allocation.exhausted.get(&node.name);
+        if pod_cidrs.is_empty() && exhausted.is_none() {
             problems.insert(Problem::NoPodCidr);
         }
+        problems.extend(
+            exhausted
+                .into_iter()
+                .flatten()
+                .map(|(family, pool)| Problem::PoolEmpty {
+                    family: *family,
+                    pool: pool.clone(),
+                }),
+        );
         let routed = admission.pod_cidrs.entry(node.name.clone()).or_default();
-        for cidr in &node.pod_cidrs {
+        for cidr in pod_cidrs {
             let cidr = cidr.trunc();
             let family = usize::from(cidr.addr().is_ipv6());
             let (first, last) = bounds(&cidr);
@@ -218,7 +255,7 @@ mod tests {
             node("a", 30, "192.168.0.1", &["172.20.1.0/24", "fd00:1::/64"]),
             node("c", 40, "192.168.0.3", &["172.20.2.0/24"]),
         ];
-        let admission = admit(&nodes);
+        let admission = admit(&nodes, &Allocation::default());
         assert_eq!(problems(&admission, "a"), ["PodCIDROverlap"]);
         assert_eq!(
             admission.pod_cidrs["a"],
@@ -226,7 +263,7 @@ mod tests {
         );
         assert!(problems(&admission, "b").is_empty() && problems(&admission, "c").is_empty());
         nodes.reverse();
-        assert_eq!(admit(&nodes), admission);
+        assert_eq!(admit(&nodes, &Allocation::default()), admission);
     }
 
     #[test]
@@ -236,7 +273,10 @@ mod tests {
             node("before", 1, "192.168.0.3", &["172.20.0.0/24"]),
             node("wide", 2, "192.168.0.2", &["172.20.0.0/16"]),
         ];
-        assert_eq!(problems(&admit(&nodes), "wide"), ["PodCIDROverlap"]);
+        assert_eq!(
+            problems(&admit(&nodes, &Allocation::default()), "wide"),
+            ["PodCIDROverlap"]
+        );
     }
 
     #[test]
@@ -245,7 +285,7 @@ mod tests {
             node("good", 1, "192.168.10.100", &["172.20.0.0/24"]),
             node("bad", 2, "192.168.20.100", &["192.168.10.0/24"]),
         ];
-        let admission = admit(&nodes);
+        let admission = admit(&nodes, &Allocation::default());
         assert_eq!(problems(&admission, "bad"), ["PodCIDRCoversNode"]);
         assert!(admission.pod_cidrs["bad"].is_empty());
         assert!(problems(&admission, "good").is_empty());
@@ -259,7 +299,7 @@ mod tests {
             ..Node::default()
         }];
         assert_eq!(
-            problems(&admit(&nodes), "bare"),
+            problems(&admit(&nodes, &Allocation::default()), "bare"),
             ["NoInternalIP", "NoPodCIDR", "Unreadable"]
         );
     }

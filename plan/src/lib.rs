@@ -5,7 +5,8 @@
 //!
 //! The way through it, from what a user writes to what a kernel is told:
 //! 1. [`policy`]: which [`policy::Policy`] governs a node;
-//! 2. [`cluster`]: which nodes and pod CIDRs can be routed at all;
+//! 2. [`pool`]: what nodes number their pods from, where nobody else says it; [`cluster`]: which nodes and pod CIDRs can be
+//!    routed at all;
 //! 3. [`pair`]: the lane between two nodes, the same seen from both ends;
 //! 4. [`protocol`]: how a lane is opened, moved to and closed without losing a packet;
 //!    [`probes`]: which of them are known to carry packets;
@@ -23,6 +24,7 @@ pub mod kernel;
 pub mod lane;
 pub mod pair;
 pub mod policy;
+pub mod pool;
 pub mod probes;
 pub mod protocol;
 pub mod slices;

@@ -11,6 +11,7 @@ use podlane_plan::kernel::{
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
 use podlane_plan::pair::{self, End, NodeAddress};
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
+use podlane_plan::pool::Allocation;
 use podlane_plan::probes::{Doubt, ProbeKey, Proofs, Standing};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -352,12 +353,12 @@ proptest! {
             pod_cidrs: vec![IpNet::new(Ipv4Addr::new(172, 20, subnet, 0).into(), length).expect("a CIDR")],
             ..Node::default()
         }).collect();
-        let admission = admit(&nodes);
+        let admission = admit(&nodes, &Allocation::default());
         if !nodes.is_empty() {
             let by = seed.index(nodes.len());
             nodes.rotate_left(by);
         }
-        prop_assert_eq!(admit(&nodes), admission.clone());
+        prop_assert_eq!(admit(&nodes, &Allocation::default()), admission.clone());
         // What is admitted is disjoint, and covers nobody.
         let routed: Vec<&IpNet> = admission.pod_cidrs.values().flatten().collect();
         for (place, cidr) in routed.iter().enumerate() {

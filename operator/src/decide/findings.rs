@@ -38,6 +38,11 @@ pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
             let what = match reason {
                 "NoInternalIP" => agree(one, "has no InternalIP", "have no InternalIP"),
                 "NoPodCIDR" => agree(one, "has no pod CIDR", "have no pod CIDR"),
+                "PodCIDRPoolEmpty" => agree(
+                    one,
+                    "has no pod CIDR, because the pool is empty",
+                    "have no pod CIDR, because the pool is empty",
+                ),
                 "PodCIDROverlap" => agree(
                     one,
                     "has a pod CIDR that overlaps another node's",

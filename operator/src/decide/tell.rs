@@ -1,12 +1,12 @@
 //! What each node is told: the spec of its RoutingNode.
 
-use super::Listed;
 use super::govern::{Governed, Rule};
+use super::{Listed, PodCidrs};
 use crate::world::{World, known_lanes};
 use ipnet::IpNet;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use podlane_crds::{AppliedPolicy, RoutingNodeSpec};
-use podlane_plan::cluster::Admission;
+use podlane_plan::cluster::{Admission, Node};
 use podlane_plan::datapath::DatapathOptions;
 use podlane_plan::lane::Lane;
 use podlane_plan::policy::Applied;
@@ -42,12 +42,17 @@ pub(super) struct Told {
 /// Finds what every node is told.
 pub(super) fn tell(
     world: &World,
-    admission: &Admission,
+    pod_cidrs: PodCidrs<'_>,
     governed: &Governed<'_>,
     listed: &Listed<'_>,
     now: Timestamp,
 ) -> Told {
     let nodes = world.nodes.all();
+    let PodCidrs {
+        allocation,
+        admission,
+    } = pod_cidrs;
+    let has_share = |node: &Node| allocation.pod_cidrs.contains_key(&node.name);
     let routed = Routed::of(admission);
     let cluster_pod_cidrs = texts(&world.settings.cluster_pod_cidrs);
     let mut applied: Vec<Applied> = Vec::new();
@@ -83,7 +88,7 @@ pub(super) fn tell(
             Rule::Nothing => RoutingNodeSpec::default(),
         };
         spec.cluster_pod_cidrs.clone_from(&cluster_pod_cidrs);
-        // A node that lacks addresses or pod CIDRs keeps those that it was told.
+        // A node that lacks addresses or pod CIDRs, and has no share of a pool, keeps those that it was told.
         spec.addresses = match before {
             Some(before) if node.addresses.is_empty() => before.addresses.clone(),
             _ => node
@@ -94,7 +99,9 @@ pub(super) fn tell(
                 .collect(),
         };
         spec.pod_cidrs = match (before, admission.pod_cidrs.get(&node.name)) {
-            (Some(before), _) if node.pod_cidrs.is_empty() => routed.free(&before.pod_cidrs),
+            (Some(before), _) if node.pod_cidrs.is_empty() && !has_share(node) => {
+                routed.free(&before.pod_cidrs)
+            }
             (_, admitted) => {
                 admitted.map_or_else(Vec::new, |cidrs| texts(&cidrs[..cidrs.len().min(POD_CIDRS)]))
             }
