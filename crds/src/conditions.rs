@@ -12,6 +12,8 @@ pub enum ConditionType {
     Progressing,
     /// Everything is as declared.
     Ready,
+    /// The node's pods are connected: its CNI configuration is there. Absent where another network plugin connects them.
+    PodNetwork,
 }
 
 impl fmt::Display for ConditionType {
@@ -20,6 +22,7 @@ impl fmt::Display for ConditionType {
             Self::Accepted => "Accepted",
             Self::Progressing => "Progressing",
             Self::Ready => "Ready",
+            Self::PodNetwork => "PodNetwork",
         })
     }
 }

@@ -1,13 +1,14 @@
 //! From the API's objects, whose texts may be anything, to the plan's terms, and back.
 
 use crate::routing_node::{AppliedPolicy, RoutingNodeSpec, UnderlayLink};
-use crate::{BypassMode, Datapath, PeerEntry, RoutingPolicy, TunnelSpec};
+use crate::{BypassMode, Datapath, MasqueradeSpec, PeerEntry, PortRange, RoutingPolicy, TunnelSpec};
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kube::ResourceExt;
 use podlane_plan::datapath::DatapathOptions;
 use podlane_plan::desired::{Assignment, Peer};
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
+use podlane_plan::masquerade::{MasqueradeOptions, Ports};
 use podlane_plan::pair::NodeAddress;
 use podlane_plan::policy::{Applied, Operator, Policy, Rank, Requirement, Routing, Selector};
 use std::collections::BTreeSet;
@@ -88,6 +89,34 @@ impl From<DatapathOptions> for Datapath {
             dscp: options.dscp,
         }
     }
+}
+
+impl From<MasqueradeOptions> for MasqueradeSpec {
+    fn from(options: MasqueradeOptions) -> Self {
+        Self {
+            mode: options.mode.into(),
+            ports: options
+                .ports
+                .map(|Ports { first, last }| PortRange { first, last }),
+        }
+    }
+}
+
+/// What is said of masquerading, which may be nothing.
+fn masquerade(spec: Option<MasqueradeSpec>) -> Result<MasqueradeOptions, Invalid> {
+    let spec = spec.unwrap_or_default();
+    let ports = spec.ports.map(|PortRange { first, last }| Ports { first, last });
+    if let Some(ports) = ports.filter(|ports| ports.first == 0 || ports.first > ports.last) {
+        return Err(Invalid {
+            field: "spec.masquerade.ports",
+            value: ports.to_string(),
+            why: "the ports must be 1 to 65535, and the first not be greater than the last".to_owned(),
+        });
+    }
+    Ok(MasqueradeOptions {
+        mode: spec.mode.into(),
+        ports,
+    })
 }
 
 /// The options of a datapath that may be absent.
@@ -206,6 +235,7 @@ pub fn policy_from_api(policy: &RoutingPolicy) -> Result<Policy, Invalid> {
         mtu: spec.mtu,
         datapath: datapath("spec.datapath.dscp", spec.datapath)?,
         native_routing_cidrs: parse_cidrs("spec.nativeRoutingCIDRs", &spec.native_routing_cidrs)?,
+        masquerade: masquerade(spec.masquerade)?,
     })
 }
 
@@ -220,6 +250,8 @@ impl RoutingNodeSpec {
             addresses: parse_all("spec.addresses", &self.addresses)?,
             pod_cidrs: parse_cidrs("spec.podCIDRs", &self.pod_cidrs)?,
             cluster_pod_cidrs: parse_cidrs("spec.clusterPodCIDRs", &self.cluster_pod_cidrs)?,
+            native_routing_cidrs: parse_cidrs("spec.nativeRoutingCIDRs", &self.native_routing_cidrs)?,
+            masquerade: masquerade(self.masquerade)?,
             policy: self.policy.as_ref().map(Applied::from),
             mtu: self.mtu,
             receive_on: lanes("spec.receiveOn", &self.receive_on)?,
@@ -273,6 +305,7 @@ fn lanes(field: &'static str, texts: &[String]) -> Result<BTreeSet<Lane>, Invali
 #[cfg(test)]
 mod tests {
     use super::*;
+    use podlane_plan::masquerade::Mode;
     use serde_json::json;
 
     #[test]
@@ -342,6 +375,41 @@ mod tests {
                 .datapath,
             options(true, 0)
         );
+    }
+
+    #[test]
+    fn ports_of_masquerading_are_a_range() {
+        let read = |masquerade: serde_json::Value| {
+            let object = json!({
+                "apiVersion": "podlane.io/v1alpha1", "kind": "RoutingPolicy", "metadata": {"name": "default"},
+                "spec": {"routingMode": "native", "masquerade": masquerade},
+            });
+            policy_from_api(&crate::decode(&object).expect("readable"))
+        };
+        for (spec, mode, ports) in [
+            (json!(null), Mode::Auto, None),
+            (json!({}), Mode::Auto, None),
+            (json!({"mode": "Never"}), Mode::Never, None),
+            (
+                json!({"mode": "Always", "ports": {"first": 7, "last": 7}}),
+                Mode::Always,
+                Some(Ports { first: 7, last: 7 }),
+            ),
+        ] {
+            let policy = read(spec).expect("valid");
+            assert_eq!(policy.masquerade, MasqueradeOptions { mode, ports });
+            // And as a node is told.
+            let spec = RoutingNodeSpec {
+                masquerade: Some(policy.masquerade.into()),
+                ..RoutingNodeSpec::default()
+            };
+            let told = spec.assignment("a").expect("valid");
+            assert_eq!(told.masquerade, policy.masquerade);
+        }
+        for ports in [json!({"first": 0, "last": 1}), json!({"first": 2, "last": 1})] {
+            let why = read(json!({"ports": ports})).expect_err("no range");
+            assert_eq!(why.field, "spec.masquerade.ports");
+        }
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub use routing_node::{
     UnderlayLink,
 };
 pub use routing_policy::{
-    BypassMode, Datapath, NodeCounts, RoutingPolicy, RoutingPolicySpec, RoutingPolicyStatus, TunnelSpec,
+    BypassMode, Datapath, MasqueradeMode, MasqueradeSpec, NodeCounts, PortRange, RoutingPolicy,
+    RoutingPolicySpec, RoutingPolicyStatus, TunnelSpec,
 };
 pub use terms::{OffLinkPeers, RoutingMode, TunnelProtocol};
 

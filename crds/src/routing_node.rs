@@ -1,7 +1,7 @@
 //! RoutingNode: one a node, named after it. The operator writes the spec, the node's agent the status.
 #![allow(unreachable_pub, reason = "KubeSchema repeats each type inside of a function")]
 
-use crate::routing_policy::{Datapath, TunnelSpec};
+use crate::routing_policy::{Datapath, MasqueradeSpec, TunnelSpec};
 use crate::terms::{OffLinkPeers, RoutingMode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -66,6 +66,10 @@ pub struct RoutingNodeSpec {
     #[schemars(length(max = 64))]
     pub native_routing_cidrs: Vec<String>,
 
+    /// That policy's word on packets to other destinations; absent: its default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<MasqueradeSpec>,
+
     /// The lanes on which the node is to receive: native, vxlan:PORT:VNI, geneve:PORT:VNI.
     #[serde(default)]
     #[schemars(length(max = 256))]
@@ -106,7 +110,8 @@ pub struct RoutingNodeStatus {
     pub observed_generation: Option<i64>,
 
     /// Accepted (written by the operator: the Node's addresses and pod CIDRs can be routed), Progressing (a lane is being opened or
-    /// moved to), Ready (the kernel is as declared, and every peer is reached).
+    /// moved to), Ready (the kernel is as declared, and every peer is reached), PodNetwork (the CNI configuration that connects the node's
+    /// pods is there; absent where another network plugin's does).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]

@@ -65,6 +65,10 @@ pub struct RoutingPolicySpec {
         .reason(Reason::FieldValueInvalid))]
     pub native_routing_cidrs: Vec<String>,
 
+    /// Whether packets of pods to other destinations take the node's address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<MasqueradeSpec>,
+
     /// The tunnel, for routingMode: tunnel and for offLinkPeers: tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelSpec>,
@@ -133,6 +137,54 @@ impl Default for Datapath {
     }
 }
 
+/// How pods' packets leave the networks that know pods' addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MasqueradeSpec {
+    /// Auto: on nodes whose pods are connected by Podlane's own CNI configuration. Always: on every node. Never: on none.
+    #[serde(default = "auto_masquerade")]
+    pub mode: MasqueradeMode,
+
+    /// The source ports that translated TCP, UDP and SCTP packets have, chosen at random; absent: the kernel's choice from 1024 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRange>,
+}
+
+impl Default for MasqueradeSpec {
+    fn default() -> Self {
+        Self {
+            mode: auto_masquerade(),
+            ports: None,
+        }
+    }
+}
+
+/// Ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.first <= self.last")
+    .message("the first port must not be greater than the last")
+    .reason(Reason::FieldValueInvalid))]
+pub struct PortRange {
+    /// The first.
+    #[schemars(range(min = 1, max = 65535))]
+    pub first: u16,
+    /// The last.
+    #[schemars(range(min = 1, max = 65535))]
+    pub last: u16,
+}
+
+/// Whether packets that leave the cluster's networks take the node's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum MasqueradeMode {
+    /// Where Podlane connects the pods.
+    Auto,
+    /// Everywhere.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// Whether accepted flows skip the host's stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum BypassMode {
@@ -153,6 +205,9 @@ const fn vxlan() -> TunnelProtocol {
 }
 const fn one() -> u32 {
     1
+}
+const fn auto_masquerade() -> MasqueradeMode {
+    MasqueradeMode::Auto
 }
 const fn auto() -> BypassMode {
     BypassMode::Auto

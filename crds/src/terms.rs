@@ -1,6 +1,7 @@
 //! The words of the API, and what they are in the plan.
 
-use podlane_plan::{lane, policy};
+use crate::routing_policy::MasqueradeMode;
+use podlane_plan::{lane, masquerade, policy};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -53,4 +54,5 @@ macro_rules! same_words {
 
 same_words!(RoutingMode, policy::RoutingMode, Native, Tunnel);
 same_words!(OffLinkPeers, policy::OffLinkPeers, Refuse, Tunnel, Underlay);
+same_words!(MasqueradeMode, masquerade::Mode, Auto, Always, Never);
 same_words!(TunnelProtocol, lane::TunnelProtocol, Vxlan, Geneve);

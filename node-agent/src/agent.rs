@@ -1,5 +1,6 @@
 //! The agent's loop: something happens, a pass follows, status says how it went.
 
+use crate::cni::Directory;
 use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
 use crate::kernel::{Kernel, Sysctls};
@@ -16,7 +17,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use podlane_crds::{Bypass, Encapsulation, RoutingNodeStatus};
+use podlane_crds::{Bypass, ConditionType, Encapsulation, RoutingNodeStatus};
+use podlane_plan::cni::{self, Found, Hindrance};
 use podlane_plan::probes::ProbeKey;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,7 +35,7 @@ const WAITING: usize = 16;
 ///
 /// # Errors
 /// When there is no way to the API server to begin with, or no netlink.
-pub async fn run(options: options::Agent, bpffs: PathBuf) -> anyhow::Result<()> {
+pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>) -> anyhow::Result<()> {
     let node: &'static str = options.node_name.context("--node-name is missing")?.leak();
     let client = client(options.kubeconfig.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -66,6 +68,8 @@ pub async fn run(options: options::Agent, bpffs: PathBuf) -> anyhow::Result<()> 
         wanted_status,
         held_status,
         datapath,
+        cni,
+        connected: None,
         passes: 0,
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
@@ -135,6 +139,10 @@ struct Agent {
     wanted_status: latest::Sender<Option<RoutingNodeStatus>>,
     held_status: latest::Sender<Option<RoutingNodeStatus>>,
     datapath: Datapath,
+    /// Where the CNI configuration is kept; none: another plugin connects this node's pods.
+    cni: Option<Directory>,
+    /// What became of it in the last pass.
+    connected: Option<Result<String, Hindrance>>,
     passes: u64,
 }
 
@@ -152,6 +160,13 @@ impl Agent {
                     .as_ref()
                     .and_then(|held| held.probe_key.as_ref()?.parse().ok());
                 key.into_iter().for_each(|key| self.datapath.learn_key(key));
+                if self.cni.is_none() {
+                    // It is another plugin now that connects the pods.
+                    let kind = ConditionType::PodNetwork.to_string();
+                    self.reported
+                        .conditions
+                        .retain(|condition| condition.type_ != kind);
+                }
             }
             self.held_status.send_if_modified(|before| {
                 let modified = *before != held;
@@ -169,6 +184,9 @@ impl Agent {
     fn pass(&mut self) -> Instant {
         let (start, cpu) = (Instant::now(), cpu_time());
         self.passes += 1;
+        let found = self.cni.as_ref().map(Directory::look);
+        let connects = matches!(&found, Some(Ok(found)) if found.connects());
+        self.kernel.learn_connects_pods(connects);
         let outcome = self.world.assignment().map(|assignment| {
             Pass::new(
                 &mut self.kernel,
@@ -187,8 +205,10 @@ impl Agent {
                 self.events.set_interest(Interest {
                     devices: outcome.devices.clone(),
                     own_port: self.kernel.port(),
+                    own_netfilter_port: self.kernel.netfilter_port(),
                 });
                 tracing::debug!(took = ?(end - start), applied = outcome.applied, settled = outcome.settled, "pass");
+                self.connect_pods(found, outcome);
                 self.report(Some(Ok(outcome)));
             }
             Some(Err(error)) => {
@@ -206,6 +226,26 @@ impl Agent {
         let retry = self.retries.next().map(|retry| retry.max(self.pace.next(end)));
         let resync = end + self.resync;
         retry.map_or(resync, |retry| retry.min(resync))
+    }
+
+    /// Keeps the CNI configuration.
+    fn connect_pods(&mut self, found: Option<Result<Found, Hindrance>>, outcome: &Outcome) {
+        let (Some(directory), Some(found), Some(assignment)) = (&self.cni, found, self.world.assignment())
+        else {
+            return;
+        };
+        let stands = found.and_then(|found| {
+            let is_settled = outcome.settled && outcome.unfinished.is_empty();
+            let unproved = cni::unproved(assignment, &outcome.desired, is_settled);
+            let wanted = cni::config(assignment, self.world.peers(), &outcome.underlay);
+            directory.carry_out(cni::verdict(wanted, unproved, &found), &found)
+        });
+        if let Err(why) = &stands
+            && self.connected.as_ref() != Some(&stands)
+        {
+            tracing::info!(reason = why.reason(), "pods are not connected: {why}");
+        }
+        self.connected = Some(stands);
     }
 
     /// When probes are to be sent or looked for.
@@ -248,6 +288,7 @@ impl Agent {
             assignment: self.world.assignment(),
             generation: self.world.generation(),
             unreadable: self.world.unreadable(),
+            connected: self.connected.as_ref(),
             programs: Some(Programs {
                 loaded: datapath
                     .hash()

@@ -1,5 +1,6 @@
-//! Takes everything that is Podlane's out of this kernel.
+//! Takes everything that is Podlane's off this node.
 
+use crate::cni::Directory;
 use crate::kernel::{Failure, Kernel};
 use anyhow::{Context, bail};
 use podlane_plan::diff::diff;
@@ -7,12 +8,18 @@ use podlane_plan::kernel::KernelState;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// Removes our programs, routes, neighbours, addresses and devices, and nothing else. Kernel parameters stay as they are: what they were
+/// Removes our CNI configuration, programs, nftables table, routes, neighbours, addresses and devices, and nothing else. Kernel parameters stay as they are: what they were
 /// before, nobody knows.
 ///
 /// # Errors
 /// When the kernel cannot be read, or something is left.
-pub fn clean(kernel: &mut Kernel, bpffs: &Path) -> anyhow::Result<()> {
+pub fn clean(kernel: &mut Kernel, bpffs: &Path, cni: Option<&Directory>) -> anyhow::Result<()> {
+    // The configuration first: no pod is connected any more to what is about to go.
+    if let Some(directory) = cni
+        && directory.clean().context("removing the CNI configuration")?
+    {
+        tracing::info!("delete the CNI configuration");
+    }
     // Programs first: packets then take the kernel's drivers until their routes are gone too.
     let programs = podlane_datapath::clean(bpffs).context("removing the eBPF programs")?;
     let seen = kernel

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod clean;
+pub mod cni;
 pub mod datapath;
 pub mod kernel;
 pub mod metrics;

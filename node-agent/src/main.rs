@@ -20,13 +20,14 @@ fn main() -> anyhow::Result<()> {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    let cni = options.cni();
     match options.command {
-        Some(Command::Clean) => clean::clean(&mut kernel::Kernel::default(), &options.bpffs),
+        Some(Command::Clean) => clean::clean(&mut kernel::Kernel::default(), &options.bpffs, cni.as_ref()),
         None => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()?;
-            runtime.block_on(agent::run(options.agent, options.bpffs))
+            runtime.block_on(agent::run(options.agent, options.bpffs, cni))
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::cni::{Directory, file_name};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,9 +23,30 @@ pub struct Options {
         global = true
     )]
     pub bpffs: PathBuf,
+    /// Where the container runtime looks for CNI configurations (/etc/cni/net.d): the one that connects this node's pods is kept there.
+    /// Absent: another network plugin connects them.
+    #[arg(long, env = "PODLANE_CNI_CONF_DIR", global = true)]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The name of its file: of several, the runtime takes the one that sorts first.
+    #[arg(
+        long,
+        env = "PODLANE_CNI_CONF_NAME",
+        default_value = "10-podlane.conflist",
+        value_parser = file_name,
+        global = true
+    )]
+    pub cni_conf_name: String,
     /// How the log looks.
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
     pub log_format: LogFormat,
+}
+
+impl Options {
+    /// Where the CNI configuration is kept, if it is.
+    pub fn cni(&self) -> Option<Directory> {
+        let path = self.cni_conf_dir.clone()?;
+        Some(Directory::new(path, self.cni_conf_name.clone()))
+    }
 }
 
 /// Everything but running.

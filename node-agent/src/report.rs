@@ -10,6 +10,7 @@ use podlane_crds::{
     ConditionType, LaneCounts, MAX_PEERS_IN_STATUS, PeerStatus, RoutingNodeStatus, UnderlayLink, condition,
     set_condition,
 };
+use podlane_plan::cni::Hindrance;
 use podlane_plan::desired::{Assignment, Desired, LocalLink, PeerLane, local_links};
 use podlane_plan::lane::{Lane, TunnelProtocol};
 use podlane_plan::pair::Refusal;
@@ -26,6 +27,8 @@ pub struct Subject<'a> {
     pub generation: Option<i64>,
     /// Objects that could not be read: why.
     pub unreadable: &'a BTreeMap<String, String>,
+    /// What became of the CNI configuration; none: another plugin's connects the pods, or nothing is known of it yet.
+    pub connected: Option<&'a Result<String, Hindrance>>,
     /// The node's programs; none: nothing is known of them yet, and what was said before stays.
     pub programs: Option<Programs<'a>>,
 }
@@ -79,10 +82,19 @@ pub fn status(
             as_declared(&status, outcome.and_then(Result::ok)),
         ),
     };
-    for (kind, (holds, reason, message)) in [
-        (ConditionType::Progressing, moving),
-        (ConditionType::Ready, ready),
-    ] {
+    let pod_network = subject.connected.map(|connected| match connected {
+        Ok(how) => (true, "Configured", how.clone()),
+        Err(why) => (false, why.reason(), why.to_string()),
+    });
+    let all = [
+        (ConditionType::Progressing, Some(moving)),
+        (ConditionType::Ready, Some(ready)),
+        (ConditionType::PodNetwork, pod_network),
+    ];
+    for (kind, said) in all {
+        let Some((holds, reason, message)) = said else {
+            continue;
+        };
         let new = condition(kind, holds, reason, &message, subject.generation, now);
         set_condition(&mut status.conditions, new);
     }
@@ -98,7 +110,12 @@ pub fn own_part(held: &RoutingNodeStatus) -> RoutingNodeStatus {
 }
 
 fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
-    let own = [ConditionType::Progressing, ConditionType::Ready].map(|kind| kind.to_string());
+    let own = [
+        ConditionType::PodNetwork,
+        ConditionType::Progressing,
+        ConditionType::Ready,
+    ]
+    .map(|kind| kind.to_string());
     conditions
         .iter()
         .filter(|condition| own.contains(&condition.type_))

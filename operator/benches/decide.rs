@@ -208,6 +208,8 @@ fn carry_out(world: &mut World, write: Write) {
                 record.status = *status;
             }
         }
+        // No agent here connects pods.
+        What::NodeNetwork { .. } => {}
         What::NodeAccepted { condition, .. } => {
             if let Some(record) = world.routing_nodes.get_mut(&name) {
                 record.accepted = Some(*condition);

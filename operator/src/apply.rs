@@ -265,6 +265,7 @@ fn put(answer: Answer, world: &mut World) -> Option<ObjectReference> {
     match answer {
         Answer::Policy(object) => kept(*object, world),
         Answer::Node(object) => kept(*object, world),
+        Answer::ApiNode(object) => kept(*object, world),
         Answer::Slice(object) => kept(*object, world),
         Answer::Gone(kind, name, uid) => {
             debug_assert!(matches!(kind, Kind::RoutingNode | Kind::PeerSlice));

@@ -2,13 +2,14 @@
 //!
 //! The whole cluster is decided anew each time, and only what differs from what the API server holds is written. In order:
 //! `holdings` gives blocks of the pools to nodes, `govern` finds each node's policy, `tell` what each node is told, `slices` what the others are told of it,
-//! `readiness` what each node has come to, and `policy_status` what users are told.
+//! `network` which Nodes' pods are connected, `readiness` what each node has come to, and `policy_status` what users are told.
 
 mod accepted;
 mod cover;
 mod findings;
 mod govern;
 mod holdings;
+mod network;
 mod policy_status;
 mod readiness;
 #[cfg(test)]
@@ -92,6 +93,7 @@ pub fn decide(world: &World, now: Timestamp) -> Decision {
     }
     writes.extend(node_writes(&view));
     writes.extend(accepted::writes(&view));
+    writes.extend(network::writes(&view));
     writes.sort_by_key(|write| write.what.turn());
     Decision {
         writes,

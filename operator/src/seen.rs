@@ -127,6 +127,34 @@ struct NodeSpec {
 #[derive(Clone, Debug, Default, Deserialize)]
 struct NodeStatus {
     addresses: Option<Vec<Address>>,
+    conditions: Option<Vec<NodeCondition>>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct NodeCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(flatten)]
+    said: NetworkUnavailable,
+    #[serde(rename = "lastTransitionTime")]
+    since: Option<Time>,
+}
+
+/// What a Node's condition NetworkUnavailable says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct NetworkUnavailable {
+    /// True, False or Unknown.
+    pub status: String,
+    /// In a word.
+    pub reason: String,
+    /// In a sentence.
+    pub message: String,
+}
+
+impl NetworkUnavailable {
+    /// The condition's type.
+    pub const TYPE: &str = "NetworkUnavailable";
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -137,6 +165,13 @@ struct Address {
 }
 
 impl SeenNode {
+    /// Its condition NetworkUnavailable, where somebody has set one, and since when its status has been what it is.
+    pub fn network_unavailable(&self) -> Option<(NetworkUnavailable, Option<Time>)> {
+        let mut conditions = self.status.conditions.iter().flatten();
+        let found = conditions.find(|condition| condition.kind == NetworkUnavailable::TYPE)?;
+        Some((found.said.clone(), found.since.clone()))
+    }
+
     /// In the plan's terms.
     pub fn node(self) -> Node {
         let mut unreadable = Vec::new();

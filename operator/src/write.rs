@@ -1,6 +1,7 @@
 //! What is to be written to the API server, as values.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use crate::seen::NetworkUnavailable;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use podlane_crds::{PeerEntry, RoutingNodeSpec, RoutingPolicyStatus};
 
 /// One write.
@@ -64,6 +65,15 @@ pub enum What {
     },
     /// Delete a RoutingNode.
     DeleteNode(Expected),
+    /// Write the condition NetworkUnavailable into the status of a Node.
+    NodeNetwork {
+        /// The object's `metadata.uid`.
+        uid: String,
+        /// What it says.
+        said: NetworkUnavailable,
+        /// Since when its status has been what it is.
+        since: Time,
+    },
     /// Write the operator's own condition into the status of a RoutingNode.
     NodeAccepted {
         /// The object's `metadata.uid`.
@@ -100,6 +110,7 @@ impl What {
         match self {
             Self::CreateSlice(_) | Self::UpdateSlice { .. } | Self::DeleteSlice(_) => "PeerSlice",
             Self::PolicyStatus { .. } => "RoutingPolicy",
+            Self::NodeNetwork { .. } => "Node",
             Self::CreateNode { .. }
             | Self::UpdateNode { .. }
             | Self::DeleteNode(_)
@@ -113,7 +124,9 @@ impl What {
             Self::CreateSlice(_) | Self::CreateNode { .. } => "create",
             Self::UpdateSlice { .. } | Self::UpdateNode { .. } => "update",
             Self::DeleteSlice(_) | Self::DeleteNode(_) => "delete",
-            Self::PolicyStatus { .. } | Self::NodeAccepted { .. } => "write the status of",
+            Self::PolicyStatus { .. } | Self::NodeNetwork { .. } | Self::NodeAccepted { .. } => {
+                "write the status of"
+            }
         }
     }
 
@@ -124,7 +137,8 @@ impl What {
             Self::CreateSlice(_) | Self::UpdateSlice { .. } | Self::DeleteSlice(_) => 0,
             Self::PolicyStatus { .. } => 1,
             Self::CreateNode { .. } | Self::UpdateNode { .. } | Self::DeleteNode(_) => 2,
-            Self::NodeAccepted { .. } => 3,
+            Self::NodeNetwork { .. } => 3,
+            Self::NodeAccepted { .. } => 4,
         }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) use ways::Ways;
 use crate::datapath::DatapathOptions;
 use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
 use crate::lane::{Lane, Tunnel, tunnel_overhead};
+use crate::masquerade::{MasqueradeOptions, masquerade};
 use crate::pair::{NodeAddress, Refusal};
 use crate::policy::Applied;
 use crate::probes::{Doubt, ProbeKey, Proofs, Target};
@@ -44,6 +45,12 @@ pub struct Assignment {
     /// What the whole cluster's pods are numbered from, where that is known beyond the nodes' own pod CIDRs.
     #[serde(default, rename = "clusterPodCIDRs")]
     pub cluster_pod_cidrs: Vec<IpNet>,
+    /// Destinations that pods reach with their own address; none: the cluster's pod CIDRs.
+    #[serde(default, rename = "nativeRoutingCIDRs")]
+    pub native_routing_cidrs: Vec<IpNet>,
+    /// What the policy says of the others.
+    #[serde(default)]
+    pub masquerade: MasqueradeOptions,
     /// The policy that governs it.
     #[serde(default)]
     pub policy: Option<Applied>,
@@ -282,6 +289,7 @@ pub fn desired(
     if governed {
         sysctls::declare(&mut plan, assignment, &links, observed);
         declare_neighbours(&mut plan, assignment, peers);
+        declare_masquerade(&mut plan, assignment, peers, observed);
     }
     plan.state.routes.append(&mut routed.routes);
     plan.notes.append(&mut routed.notes);
@@ -391,6 +399,24 @@ fn declare_devices(
             });
         }
     }
+}
+
+fn declare_masquerade(
+    plan: &mut Desired,
+    assignment: &Assignment,
+    peers: &BTreeMap<String, Peer>,
+    observed: &Observed,
+) {
+    let Some(wanted) = masquerade(assignment, peers, observed) else {
+        return;
+    };
+    if observed.foreign_table {
+        plan.notes.insert(Note::ForeignTable);
+        return;
+    }
+    plan.declare(Item::Masquerade, Reason::Masquerade, |state| {
+        state.masquerade = Some(wanted);
+    });
 }
 
 /// The peers' inner next hops on every tunnel device, in use or not: a peer's neighbour is there before the first packet is

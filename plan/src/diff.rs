@@ -1,6 +1,7 @@
 //! From what the kernel holds to what is declared: ordered operations.
 
 use crate::kernel::{COVER_METRIC, Device, Item, KernelState, MacAddress, OnDevice, Route, RouteKey};
+use crate::masquerade::Masquerade;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -47,6 +48,10 @@ pub enum Operation {
     ReplaceRoute(RouteKey, Route),
     /// Remove a route of ours.
     RemoveRoute(RouteKey),
+    /// Make the table that masquerades, in one step, in the place of the one that is there.
+    SetMasquerade(Masquerade),
+    /// Remove that table.
+    RemoveMasquerade,
 }
 
 impl Operation {
@@ -62,6 +67,7 @@ impl Operation {
                 Item::Neighbour(neighbour.clone())
             }
             Self::AddRoute(key, _) | Self::ReplaceRoute(key, _) | Self::RemoveRoute(key) => Item::Route(*key),
+            Self::SetMasquerade(_) | Self::RemoveMasquerade => Item::Masquerade,
         }
     }
 }
@@ -94,6 +100,8 @@ impl fmt::Display for Operation {
             Self::AddRoute(key, route) => write!(f, "add route {key} {route}"),
             Self::ReplaceRoute(key, route) => write!(f, "replace route {key} {route}"),
             Self::RemoveRoute(key) => write!(f, "delete route {key}"),
+            Self::SetMasquerade(masquerade) => write!(f, "masquerade {masquerade}"),
+            Self::RemoveMasquerade => f.write_str("masquerade nothing"),
         }
     }
 }
@@ -101,8 +109,8 @@ impl fmt::Display for Operation {
 /// The operations that turn `actual` into `desired`, in an order in which each finds what it needs, nothing that is in use
 /// is taken away before its successor is there, and no pod CIDR is without a route in between:
 ///
-/// devices that must be made anew go; parameters; devices; addresses; neighbours; `unreachable` covers; lanes; then what
-/// nobody uses any more: routes, neighbours, addresses, devices.
+/// devices that must be made anew go; parameters; devices; addresses; neighbours; the table that masquerades; `unreachable`
+/// covers; lanes; then what nobody uses any more: routes, that table, neighbours, addresses, devices.
 ///
 /// Parameters that `desired` does not name are left alone.
 pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
@@ -144,6 +152,11 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
             .filter(|(key, mac)| !(actual.neighbours.get(key) == Some(mac) && survives(&key.device)))
             .map(|(key, mac)| Operation::SetNeighbour(key.clone(), *mac)),
     );
+    // Before the lanes: a flow keeps the address that its first packet had.
+    if desired.masquerade != actual.masquerade {
+        let wanted = desired.masquerade.iter().cloned();
+        operations.extend(wanted.map(Operation::SetMasquerade));
+    }
     operations.extend(routes(desired, actual, &anew));
 
     // Routes through a device that goes are gone with it, as are its neighbours and addresses.
@@ -156,6 +169,9 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
             .filter(|(_, route)| route.device().is_none_or(survives))
             .map(|(key, _)| Operation::RemoveRoute(*key)),
     );
+    if desired.masquerade.is_none() && actual.masquerade.is_some() {
+        operations.push(Operation::RemoveMasquerade);
+    }
     operations.extend(
         actual
             .neighbours
@@ -286,5 +302,7 @@ pub fn apply(state: &mut KernelState, operation: &Operation) {
         Operation::RemoveRoute(key) => {
             state.routes.remove(key);
         }
+        Operation::SetMasquerade(masquerade) => state.masquerade = Some(masquerade.clone()),
+        Operation::RemoveMasquerade => state.masquerade = None,
     }
 }

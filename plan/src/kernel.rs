@@ -5,6 +5,7 @@ mod observed;
 pub use observed::{Capabilities, ForeignRoute, NextHop, Observed, UnderlayAddress};
 
 use crate::lane::{Tunnel, TunnelProtocol};
+use crate::masquerade::Masquerade;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,9 @@ pub const DEVICE_GROUP: u32 = 172;
 
 /// How every device of ours begins.
 pub const DEVICE_PREFIX: &str = "podlane_";
+
+/// Podlane's nftables table, of the family inet. What marks it as ours stands in its user data, which is set together with it.
+pub const NFTABLES_TABLE: &str = "podlane";
 
 /// The metric of the `unreachable` routes under the lanes: worse than anything that a network plugin or a human uses,
 /// so that they act only where no other route does.
@@ -332,6 +336,9 @@ pub struct KernelState {
     /// Kernel parameters by their path below /proc/sys, e.g. `net/ipv4/ip_forward`.
     #[serde(default)]
     pub sysctls: BTreeMap<String, String>,
+    /// The table that masquerades: [`NFTABLES_TABLE`], with a mark of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masquerade: Option<Masquerade>,
 }
 
 impl KernelState {
@@ -342,11 +349,13 @@ impl KernelState {
         let neighbours = self.neighbours.keys().cloned().map(Item::Neighbour);
         let routes = self.routes.keys().copied().map(Item::Route);
         let sysctls = self.sysctls.keys().cloned().map(Item::Sysctl);
+        let masquerade = self.masquerade.iter().map(|_| Item::Masquerade);
         devices
             .chain(addresses)
             .chain(neighbours)
             .chain(routes)
             .chain(sysctls)
+            .chain(masquerade)
             .collect()
     }
 }
@@ -364,6 +373,8 @@ pub enum Item {
     Route(RouteKey),
     /// A kernel parameter.
     Sysctl(String),
+    /// The table that masquerades.
+    Masquerade,
 }
 
 impl fmt::Display for Item {
@@ -374,6 +385,7 @@ impl fmt::Display for Item {
             Self::Neighbour(neighbour) => write!(f, "neighbour {neighbour}"),
             Self::Route(key) => write!(f, "route {key}"),
             Self::Sysctl(path) => write!(f, "kernel parameter {path}"),
+            Self::Masquerade => f.write_str("masquerade"),
         }
     }
 }

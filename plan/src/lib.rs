@@ -12,16 +12,20 @@
 //!    [`probes`]: which of them are known to carry packets;
 //! 5. [`desired`]: the kernel state that follows for one node, with a reason for each item;
 //! 6. [`diff`]: the ordered operations from what the kernel holds to that.
+//!    [`masquerade`]: which pods' packets take the node's address;
+//!    [`cni`]: how the node's runtime connects its pods, and from when on;
 //! 7. [`datapath`]: what the eBPF programs are told, for the kernel as it is before those operations and after.
 
 pub mod backoff;
 pub mod cluster;
+pub mod cni;
 pub mod datapath;
 pub mod desired;
 pub mod diff;
 pub mod fib;
 pub mod kernel;
 pub mod lane;
+pub mod masquerade;
 pub mod pair;
 pub mod policy;
 pub mod pool;

@@ -2,6 +2,7 @@
 
 use crate::datapath::DatapathOptions;
 use crate::lane::Tunnel;
+use crate::masquerade::MasqueradeOptions;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -114,6 +115,9 @@ pub struct Policy {
     /// Destinations that are not masqueraded; empty: the cluster's pod CIDRs.
     #[serde(default, rename = "nativeRoutingCIDRs")]
     pub native_routing_cidrs: Vec<IpNet>,
+    /// Whether other destinations' packets are.
+    #[serde(default)]
+    pub masquerade: MasqueradeOptions,
     /// Its options of the datapath.
     #[serde(default)]
     pub datapath: DatapathOptions,
@@ -251,6 +255,7 @@ mod tests {
             node_selector: selector,
             mtu: 0,
             native_routing_cidrs: Vec::new(),
+            masquerade: MasqueradeOptions::default(),
             datapath: DatapathOptions::default(),
         }
     }

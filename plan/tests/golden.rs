@@ -2,8 +2,9 @@
 //!
 //! `PODLANE_BLESS=1 cargo test -p podlane-plan --test golden` writes the expected files anew; read the diff.
 
+use podlane_plan::cni;
 use podlane_plan::datapath::{Datapath, Owner, datapath};
-use podlane_plan::desired::{self, Assignment, Note, Peer};
+use podlane_plan::desired::{self, Assignment, Desired, Note, Peer};
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::{Item, Observed};
 use podlane_plan::lane::Lane;
@@ -87,6 +88,11 @@ fn render(case: &Case, node: &Node) -> String {
                 )
             }
             Item::Address(_) => String::new(),
+            Item::Masquerade => plan
+                .state
+                .masquerade
+                .as_ref()
+                .map_or(String::new(), |masquerade| format!(" {masquerade}")),
         };
         let reason = plan
             .reason(&item, &case.peers)
@@ -95,11 +101,27 @@ fn render(case: &Case, node: &Node) -> String {
     }
     let (programs, notes) = datapath(&node.told, &case.peers, &node.kernel, &plan);
     text.push_str(&datapath_in_words(&programs, &notes));
+    if node.kernel.capabilities.connects_pods {
+        text.push_str(&pods_in_words(case, node, &plan));
+    }
     line(&mut text, format_args!("operations:"));
     for operation in diff(&plan.state, &node.kernel.ours) {
         line(&mut text, format_args!("  {operation}"));
     }
     text
+}
+
+/// How pods are connected.
+fn pods_in_words(case: &Case, node: &Node, plan: &Desired) -> String {
+    let is_settled = diff(&plan.state, &node.kernel.ours).is_empty();
+    let wait = match cni::unproved(&node.told, plan, is_settled) {
+        Some(hindrance) => format!("  not yet: {hindrance}\n"),
+        None => String::new(),
+    };
+    match cni::config(&node.told, &case.peers, &node.kernel.underlay) {
+        Ok(config) => format!("pods:\n{wait}{config}"),
+        Err(hindrance) => format!("pods:\n{wait}  not connected: {hindrance}\n"),
+    }
 }
 
 /// What the programs are told, in words.

@@ -9,6 +9,7 @@ use podlane_plan::kernel::{
     RouteKey, RouteTarget, UnderlayAddress, lane_metric,
 };
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
+use podlane_plan::masquerade::{Masquerade, MasqueradeOptions, Mode};
 use podlane_plan::pair::{self, End, NodeAddress};
 use podlane_plan::policy::{Applied, OffLinkPeers, Rank, Routing, RoutingMode};
 use podlane_plan::pool::Allocation;
@@ -115,6 +116,10 @@ fn situation() -> impl Strategy<Value = (Assignment, BTreeMap<String, Peer>, Obs
                 policy,
                 mtu: 0,
                 receive_on,
+                masquerade: MasqueradeOptions {
+                    mode: Mode::Always,
+                    ports: None,
+                },
                 ..Assignment::default()
             };
             let peers = peers
@@ -173,10 +178,18 @@ fn kernel_state() -> impl Strategy<Value = KernelState> {
         proptest::collection::btree_map(0..4_u8, device, 0..4),
         proptest::collection::vec(route, 0..8),
         proptest::collection::vec((0..4_u8, 0..4_usize), 0..4),
+        proptest::option::of((0..3_u8, any::<bool>())),
     )
-        .prop_map(|(devices, routes, on_devices)| {
+        .prop_map(|(devices, routes, on_devices, masquerade)| {
+            let network = |number| IpNet::new(Ipv4Addr::new(172, 20, number, 0).into(), 24).expect("a CIDR");
             let mut state = KernelState {
                 devices: devices.into_values().collect(),
+                masquerade: masquerade.map(|(number, intact)| Masquerade {
+                    pods: [network(number)].into(),
+                    plain: [network(0)].into(),
+                    ports: None,
+                    intact,
+                }),
                 ..KernelState::default()
             };
             let names: Vec<String> = state.devices.keys().cloned().collect();

@@ -122,6 +122,9 @@ impl<'a> Applier<'a> {
             }
             Operation::DeleteDevice { name } => Ok(request::delete_device(self.ours(name)?)),
             Operation::SetSysctl { path, .. } => Err(Failure::new(format!("{path} is no netlink request"))),
+            Operation::SetMasquerade(_) | Operation::RemoveMasquerade => {
+                Err(Failure::new("nftables are no routing request"))
+            }
         }
     }
 
@@ -152,6 +155,8 @@ impl<'a> Applier<'a> {
                 self.links.remove(name);
                 result
             }
+            Operation::SetMasquerade(masquerade) => self.kernel.nftables.set(masquerade),
+            Operation::RemoveMasquerade => self.kernel.nftables.remove(),
             operation => self.plain(operation),
         }
     }

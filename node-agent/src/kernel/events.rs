@@ -1,16 +1,22 @@
 //! The kernel's notifications. They carry no state into a pass: they only wake it.
 
+use super::nftables::is_about_ours;
 use super::wire::{Message, Messages};
 use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
+use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
 use std::collections::BTreeSet;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -19,8 +25,11 @@ use tokio::sync::Notify;
 /// `RTNLGRP_LINK`, `_NEIGH`, `_IPV4_IFADDR`, `_IPV4_ROUTE`, `_IPV6_IFADDR`, `_IPV6_ROUTE` (include/uapi/linux/rtnetlink.h).
 const GROUPS: [u32; 6] = [1, 3, 5, 7, 9, 11];
 
-/// How often the thread looks whether it is to end.
-const LOOK: TimeVal = TimeVal::new(0, 200_000);
+/// `NFNLGRP_NFTABLES` (include/uapi/linux/netfilter/nfnetlink.h).
+const NETFILTER_GROUPS: [u32; 1] = [7];
+
+/// How often the thread looks whether it is to end, in milliseconds.
+const LOOK: u16 = 200;
 
 /// Room for a burst of notifications: a whole table's routes going with a device. Beyond it the kernel says ENOBUFS, and that
 /// wakes a pass too.
@@ -33,6 +42,8 @@ pub struct Interest {
     pub devices: BTreeSet<u32>,
     /// The port of the socket by which this agent changes the kernel.
     pub own_port: Option<u32>,
+    /// The port of the socket by which it changes nftables.
+    pub own_netfilter_port: Option<u32>,
 }
 
 /// Whether a notification may be about something that a pass reads. Neighbours come and go with every pod's ARP; only those on
@@ -83,6 +94,15 @@ fn wakes(datagram: &[u8], interest: &Interest) -> bool {
     })
 }
 
+/// The same of a datagram about nftables, of which only our own table counts.
+fn nftables_wake(datagram: &[u8], interest: &Interest) -> bool {
+    Messages(datagram).any(|message| match message {
+        Ok(message) if interest.own_netfilter_port == Some(message.port) => false,
+        Ok(message) => is_about_ours(&message),
+        Err(()) => true,
+    })
+}
+
 /// A thread that listens to the kernel. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Events {
@@ -97,7 +117,15 @@ impl Events {
     /// # Errors
     /// When there can be no such socket, or no thread.
     pub fn listen(wake: Arc<Notify>) -> io::Result<Self> {
-        let socket = open()?;
+        let mut ears = vec![Ear {
+            socket: open(NETLINK_ROUTE, &GROUPS)?,
+            wakes,
+        }];
+        // A kernel without netfilter has no such socket, and nothing to say by it.
+        ears.extend(open(NETLINK_NETFILTER, &NETFILTER_GROUPS).ok().map(|socket| Ear {
+            socket,
+            wakes: nftables_wake,
+        }));
         let interest = Arc::new(RwLock::new(Interest::default()));
         let end = Arc::new(AtomicBool::new(false));
         let thread = {
@@ -107,7 +135,7 @@ impl Events {
                 .spawn(move || {
                     let mut buffer = vec![0; 64 * 1024];
                     while !end.load(Ordering::Relaxed) {
-                        if receive(&socket, &mut buffer, &interest) {
+                        if hear(&ears, &mut buffer, &interest) {
                             wake.notify_one();
                         }
                     }
@@ -136,13 +164,40 @@ impl Drop for Events {
     }
 }
 
-fn receive(socket: &Socket, buffer: &mut Vec<u8>, interest: &RwLock<Interest>) -> bool {
-    match socket.recv(&mut buffer.as_mut_slice(), nix::libc::MSG_TRUNC) {
+/// A socket that hears notifications, and which of them wake a pass.
+struct Ear {
+    socket: Socket,
+    wakes: fn(&[u8], &Interest) -> bool,
+}
+
+/// Waits for notifications, and says whether they wake a pass.
+fn hear(ears: &[Ear], buffer: &mut Vec<u8>, interest: &RwLock<Interest>) -> bool {
+    let mut waiting: Vec<PollFd<'_>> = ears
+        .iter()
+        .map(|ear| PollFd::new(ear.socket.as_fd(), PollFlags::POLLIN))
+        .collect();
+    // Errors of the sockets are told by receiving; an interruption is nothing.
+    if poll(&mut waiting, PollTimeout::from(LOOK)).unwrap_or(0) == 0 {
+        return false;
+    }
+    let ready: Vec<bool> = waiting
+        .iter()
+        .map(|waiting| waiting.any().unwrap_or(true))
+        .collect();
+    let heard = ears.iter().zip(ready).filter(|(_, is_ready)| *is_ready);
+    heard.fold(false, |wakes, (ear, _)| receive(ear, buffer, interest) || wakes)
+}
+
+fn receive(ear: &Ear, buffer: &mut Vec<u8>, interest: &RwLock<Interest>) -> bool {
+    match ear
+        .socket
+        .recv(&mut buffer.as_mut_slice(), MSG_TRUNC | MSG_DONTWAIT)
+    {
         Ok(length) if length > buffer.len() => {
             buffer.resize(length, 0);
             true
         }
-        Ok(length) => wakes(
+        Ok(length) => (ear.wakes)(
             &buffer[..length],
             &interest.read().unwrap_or_else(PoisonError::into_inner),
         ),
@@ -159,17 +214,16 @@ fn receive(socket: &Socket, buffer: &mut Vec<u8>, interest: &RwLock<Interest>) -
     }
 }
 
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+fn open(protocol: isize, groups: &[u32]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
+    for group in groups {
+        socket.add_membership(*group)?;
     }
     // Beyond net.core.rmem_max where the agent may (NET_ADMIN), and up to it where not.
     if setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_QUEUE).is_err() {
         let _ = setsockopt(&socket, sockopt::RcvBuf, &RECEIVE_QUEUE);
     }
-    setsockopt(&socket, sockopt::ReceiveTimeout, &LOOK)?;
     Ok(socket)
 }
 
@@ -185,6 +239,7 @@ mod tests {
         Interest {
             devices: BTreeSet::from([9]),
             own_port: Some(77),
+            own_netfilter_port: Some(78),
         }
     }
 
@@ -245,5 +300,22 @@ mod tests {
         assert!(wakes(&[own, others].concat(), &interest()));
         assert!(wakes(&message(DELROUTE, 0, 0, &[1]), &interest()));
         assert!(wakes(&[1, 2, 3], &interest()));
+    }
+
+    #[test]
+    fn of_nftables_our_own_table_alone_wakes() {
+        /// `NFT_MSG_DELTABLE` of the subsystem 10.
+        const DELTABLE: u16 = 10 << 8 | 2;
+        let about = |family: u8, table: &str, port: u32| {
+            let mut payload = vec![family, 0, 0, 0];
+            payload.extend(super::super::wire::tests::attribute(1, table.as_bytes()));
+            let mut message = message(DELTABLE, 0, 0, &payload);
+            message[12..16].copy_from_slice(&port.to_ne_bytes());
+            nftables_wake(&message, &interest())
+        };
+        assert!(about(1, "podlane\0", 5));
+        assert!(!about(1, "podlane\0", 78), "our own change");
+        assert!(!about(2, "podlane\0", 5), "another family's");
+        assert!(!about(1, "filter\0", 5));
     }
 }

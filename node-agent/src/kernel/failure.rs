@@ -4,7 +4,7 @@ use super::link::Link;
 use super::transport::{Refused, TransportError};
 use nix::errno::Errno;
 use podlane_plan::diff::Operation;
-use podlane_plan::kernel::ForeignRoute;
+use podlane_plan::kernel::{ForeignRoute, NFTABLES_TABLE};
 
 /// Why an operation had no effect, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +54,9 @@ pub(super) fn is_benign(operation: &Operation, errno: Errno) -> bool {
         | Operation::ConfigureDevice { .. }
         | Operation::SetNeighbour(..)
         | Operation::AddRoute(..)
-        | Operation::ReplaceRoute(..) => false,
+        | Operation::ReplaceRoute(..)
+        | Operation::SetMasquerade(_)
+        | Operation::RemoveMasquerade => false,
     }
 }
 
@@ -117,6 +119,35 @@ pub(super) fn not_ours(link: &Link) -> Failure {
         "a device that is not Podlane's has the name {} ({}): rename or remove it",
         link.name,
         link.description()
+    ))
+}
+
+/// The table that masquerades could not be made.
+pub(super) fn nftables(error: TransportError) -> Failure {
+    let refused = match &error {
+        TransportError::Refused(refused) => refused,
+        _ => return error.into(),
+    };
+    // A family, a chain's type or an expression that is no part of this kernel (`nf_tables_newchain`, `nf_tables_expr_parse` in
+    // net/netfilter/nf_tables_api.c), or the whole of nftables (`nfnetlink_rcv_batch` in net/netfilter/nfnetlink.c).
+    if matches!(
+        refused.errno,
+        Errno::ENOENT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT
+    ) {
+        return Failure {
+            errno: Some(refused.errno),
+            words: format!(
+                "this kernel cannot masquerade by nftables ({refused}): load the modules nft_chain_nat and nft_masq on the node \
+                 (modprobe nft_chain_nat nft_masq), or set spec.masquerade.mode to Never"
+            ),
+        };
+    }
+    error.into()
+}
+
+pub(super) fn foreign_table() -> Failure {
+    Failure::new(format!(
+        "an nftables table that is not Podlane's has the name {NFTABLES_TABLE} (inet): rename or remove it"
     ))
 }
 

@@ -6,6 +6,7 @@ mod dump;
 pub mod events;
 mod failure;
 mod link;
+mod nftables;
 mod replies;
 mod request;
 mod route;
@@ -20,6 +21,7 @@ pub use sysctl::{NoSysctl, Sysctls};
 pub use transport::{Refused, Request, Transport, TransportError};
 
 use drivers::Drivers;
+use nftables::{Nftables, Table};
 use podlane_plan::diff::Operation;
 use podlane_plan::kernel::{Capabilities, Observed};
 use podlane_plan::lane::TunnelProtocol;
@@ -31,6 +33,7 @@ pub struct Kernel {
     transport: Transport,
     sysctls: Sysctls,
     drivers: Drivers,
+    nftables: Nftables,
     capabilities: Capabilities,
 }
 
@@ -51,12 +54,19 @@ impl Kernel {
         &mut self,
         sysctls_to_read: impl FnOnce(&Observed) -> BTreeSet<String>,
     ) -> Result<Observation, TransportError> {
-        dump::observe(
+        let mut observation = dump::observe(
             &mut self.transport,
             &self.sysctls,
             self.capabilities,
             sysctls_to_read,
-        )
+        )?;
+        let observed = &mut observation.observed;
+        match self.nftables.read()? {
+            Table::None => {}
+            Table::Foreign => observed.foreign_table = true,
+            Table::Ours(masquerade) => observed.ours.masquerade = Some(masquerade),
+        }
+        Ok(observation)
     }
 
     /// What has been found out about what this node can do.
@@ -67,6 +77,11 @@ impl Kernel {
     /// To be told whether the eBPF programs are loaded: only then is a GENEVE tunnel's device made with VXLAN's driver.
     pub const fn learn_programs(&mut self, are_loaded: bool) {
         self.capabilities.programs = are_loaded;
+    }
+
+    /// To be told whether the agent keeps the CNI configuration that connects this node's pods.
+    pub const fn learn_connects_pods(&mut self, connects: bool) {
+        self.capabilities.connects_pods = connects;
     }
 
     fn learn_driver(&mut self, driver: &str, is_there: bool) {
@@ -95,5 +110,10 @@ impl Kernel {
     /// The port of the socket whose requests change the kernel: notifications that bear it tell us nothing new.
     pub fn port(&self) -> Option<u32> {
         self.transport.port()
+    }
+
+    /// The same of the socket whose requests change nftables.
+    pub fn netfilter_port(&self) -> Option<u32> {
+        self.nftables.port()
     }
 }

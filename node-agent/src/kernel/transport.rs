@@ -1,4 +1,4 @@
-//! One netlink route socket, on which one thing happens at a time: a dump, a question, or a batch of requests.
+//! One netlink socket, of routes or of netfilter, on which one thing happens at a time: a dump, a question, or a batch of requests.
 //!
 //! It is blocking. Every receive has a time limit, and after anything that leaves answers outstanding (a lost acknowledgement,
 //! an overrun, a datagram that did not fit) the socket is thrown away, so that no answer is ever taken for another's.
@@ -7,7 +7,10 @@ use super::replies::{AckReader, DumpReader};
 use super::wire::{self, Messages};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use nix::errno::Errno;
 use nix::libc::MSG_TRUNC;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -105,6 +108,7 @@ pub struct Request {
 /// The socket. Opened when it is first needed, and again after a failure, in the network namespace of the calling thread.
 #[derive(Debug)]
 pub struct Transport {
+    protocol: isize,
     socket: Option<Socket>,
     sequence: u32,
     buffer: Vec<u8>,
@@ -112,15 +116,25 @@ pub struct Transport {
 
 impl Default for Transport {
     fn default() -> Self {
+        Self::of(NETLINK_ROUTE)
+    }
+}
+
+impl Transport {
+    /// To the subsystems of netfilter.
+    pub(super) fn netfilter() -> Self {
+        Self::of(NETLINK_NETFILTER)
+    }
+
+    fn of(protocol: isize) -> Self {
         Self {
+            protocol,
             socket: None,
             sequence: 0,
             buffer: vec![0; RECEIVE_BUFFER],
         }
     }
-}
 
-impl Transport {
     /// The socket's port, which the kernel writes into the notifications that its requests cause.
     pub fn port(&self) -> Option<u32> {
         let mut address = SocketAddr::new(0, 0);
@@ -136,11 +150,24 @@ impl Transport {
     pub fn dump<T: Default>(
         &mut self,
         message: &RouteNetlinkMessage,
+        collect: impl FnMut(&mut T, u16, &[u8]),
+    ) -> Result<T, TransportError> {
+        let write = |bytes: &mut Vec<u8>, flags, sequence| serialize(bytes, message.clone(), flags, sequence);
+        self.dump_written(&write, collect)
+    }
+
+    /// [`Transport::dump`] of a request that `write` writes, given its flags and its sequence number.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn dump_written<T: Default>(
+        &mut self,
+        write: &dyn Fn(&mut Vec<u8>, u16, u32),
         mut collect: impl FnMut(&mut T, u16, &[u8]),
     ) -> Result<T, TransportError> {
         for attempt in 0..DUMP_ATTEMPTS {
             let mut found = T::default();
-            match self.dump_once(message, &mut |kind, payload| collect(&mut found, kind, payload))? {
+            match self.dump_once(write, &mut |kind, payload| collect(&mut found, kind, payload))? {
                 Dumped::Whole => return Ok(found),
                 Dumped::Interrupted => std::thread::sleep(Duration::from_micros(100 << attempt)),
                 Dumped::DidNotFit => {}
@@ -151,12 +178,12 @@ impl Transport {
 
     fn dump_once(
         &mut self,
-        message: &RouteNetlinkMessage,
+        write: &dyn Fn(&mut Vec<u8>, u16, u32),
         collect: &mut dyn FnMut(u16, &[u8]),
     ) -> Result<Dumped, TransportError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
-        serialize(&mut bytes, message.clone(), NLM_F_REQUEST | NLM_F_DUMP, sequence);
+        write(&mut bytes, NLM_F_REQUEST | NLM_F_DUMP, sequence);
         self.send(&bytes)?;
         let mut reader = DumpReader {
             sequence,
@@ -189,9 +216,24 @@ impl Transport {
         message: RouteNetlinkMessage,
         found: impl FnOnce(&[u8]) -> Option<T>,
     ) -> Result<T, TransportError> {
+        self.get_written(
+            |bytes, flags, sequence| serialize(bytes, message, flags, sequence),
+            found,
+        )
+    }
+
+    /// [`Transport::get`] with a request that `write` writes, given its flags and its sequence number.
+    ///
+    /// # Errors
+    /// As there.
+    pub(super) fn get_written<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u16, u32),
+        found: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<T, TransportError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
-        serialize(&mut bytes, message, NLM_F_REQUEST, sequence);
+        write(&mut bytes, NLM_F_REQUEST, sequence);
         self.send(&bytes)?;
         loop {
             let length = self.receive()?;
@@ -237,6 +279,63 @@ impl Transport {
         results
     }
 
+    /// Sends requests that are carried out all or none, and waits for all their acknowledgements. `write` writes them, given the first
+    /// one's sequence number, and says how many they are; what is before the first and after the last asks for no acknowledgement and
+    /// has the number of the first.
+    ///
+    /// # Errors
+    /// What was first refused; then nothing was done.
+    pub(super) fn transaction(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>, u32) -> usize,
+    ) -> Result<(), TransportError> {
+        let first = self.sequence.wrapping_add(1);
+        let mut bytes = Vec::new();
+        let count = write(&mut bytes, first);
+        self.sequence = self
+            .sequence
+            .wrapping_add(u32::try_from(count).unwrap_or(u32::MAX));
+        self.make_room(bytes.len())?;
+        self.send(&bytes)?;
+        let mut reader = AckReader {
+            first,
+            results: vec![None; count],
+            missing: count,
+        };
+        while reader.missing > 0 {
+            let length = self.receive()?;
+            reader.datagram(&self.buffer[..length])?;
+            let refused = reader
+                .results
+                .iter()
+                .flatten()
+                .find_map(|result| result.clone().err());
+            if let Some(error) = refused {
+                // The others' answers may be on their way, and may not.
+                self.socket = None;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the socket take a send of this many bytes at once: the kernel counts its own overhead in
+    /// (`netlink_sendmsg`, net/netlink/af_netlink.c), and lets CAP_NET_ADMIN pass by the system's limit.
+    fn make_room(&mut self, length: usize) -> Result<(), TransportError> {
+        /// A half of the default limit (/proc/sys/net/core/wmem_default, 208 KiB).
+        const USUAL: usize = 104 * 1024;
+        if length > USUAL {
+            let wanted = length.saturating_mul(2);
+            setsockopt(self.socket()?, sockopt::SndBufForce, &wanted).map_err(|errno| {
+                TransportError::Socket {
+                    call: "SO_SNDBUFFORCE",
+                    errno,
+                }
+            })?;
+        }
+        Ok(())
+    }
+
     fn exchange(&mut self, bytes: &[u8], first: u32, count: usize) -> Vec<Result<(), TransportError>> {
         let mut reader = AckReader {
             first,
@@ -277,7 +376,7 @@ impl Transport {
     fn socket(&mut self) -> Result<&Socket, TransportError> {
         let socket = match self.socket.take() {
             Some(socket) => socket,
-            None => open()?,
+            None => open(self.protocol)?,
         };
         Ok(self.socket.insert(socket))
     }
@@ -313,8 +412,8 @@ impl Transport {
     }
 }
 
-fn open() -> Result<Socket, TransportError> {
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(TransportError::socket("socket"))?;
+fn open(protocol: isize) -> Result<Socket, TransportError> {
+    let mut socket = Socket::new(protocol).map_err(TransportError::socket("socket"))?;
     socket.bind_auto().map_err(TransportError::socket("bind"))?;
     // A connected socket takes datagrams from the kernel alone (`netlink_getsockbyportid`, net/netlink/af_netlink.c).
     socket

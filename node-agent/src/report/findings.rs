@@ -92,6 +92,7 @@ const fn hinders(note: &Note) -> bool {
         | Note::ForeignDevice { .. }
         | Note::NoDevice { .. }
         | Note::ForeignRouteWithin { .. }
+        | Note::ForeignTable
         | Note::SameAddress { .. } => true,
         Note::MtuBeyondUnderlay { .. }
         | Note::CoverSkipped { .. }

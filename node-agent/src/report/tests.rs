@@ -135,6 +135,7 @@ impl Story {
             assignment: Some(&self.assignment),
             generation: Some(7),
             unreadable: &self.unreadable,
+            connected: None,
             programs: self.programs,
         };
         status(subject, Some(Ok(&self.outcome())), before, &at(second))
@@ -351,6 +352,7 @@ fn a_lane_counts_as_used_while_the_kernel_still_sends_on_it() {
         assignment: Some(&story.assignment),
         generation: Some(7),
         unreadable: &story.unreadable,
+        connected: None,
         programs: None,
     };
     let status = status(subject, Some(Ok(&outcome)), &RoutingNodeStatus::default(), &at(1));
@@ -407,6 +409,7 @@ fn a_kernel_that_cannot_be_read_leaves_what_was_said_of_it() {
         assignment: Some(&story.assignment),
         generation: Some(8),
         unreadable: &story.unreadable,
+        connected: None,
         programs: None,
     };
     let after = status(

@@ -87,6 +87,7 @@ fn changes_wake_and_pods_do_not() {
     events.set_interest(Interest {
         devices: seen.device_indices,
         own_port: kernel.port(),
+        own_netfilter_port: kernel.netfilter_port(),
     });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

@@ -3,6 +3,7 @@
 mod foreign;
 mod hands;
 mod lanes;
+mod masquerade;
 mod passes;
 mod programs;
 mod reading;
@@ -20,6 +21,7 @@ fn main() {
         .tests(passes::TESTS)
         .tests(traffic::TESTS)
         .where_possible(&traffic::GENEVE_TESTS)
+        .where_possible(&masquerade::TESTS)
         .where_possible(&programs::TESTS)
         .run();
 }

@@ -366,7 +366,7 @@ fn clean_leaves_nothing_of_ours() {
     let mut node = Node::on_underlay(RoutingMode::Tunnel, &BOTH);
     node.pass();
     ip("addr add 172.20.0.7/24 dev podlane_vxlan");
-    clean(&mut Kernel::default(), Path::new("/no/programs")).expect("nothing is left");
+    clean(&mut Kernel::default(), Path::new("/no/programs"), None).expect("nothing is left");
     assert_eq!(
         before,
         (ip("route show table all"), ip("-o link show"), ip("-o addr show"))

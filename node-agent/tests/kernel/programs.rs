@@ -94,7 +94,7 @@ fn clean_leaves_no_program() {
         outcome.unfinished
     );
     assert!(directory().exists(), "pinned");
-    clean(&mut Kernel::default(), &directory()).expect("nothing is left");
+    clean(&mut Kernel::default(), &directory(), None).expect("nothing is left");
     assert!(!directory().exists(), "nothing is pinned");
     assert_eq!(
         before,

@@ -118,6 +118,7 @@ pub(crate) fn declared() -> KernelState {
         ]
         .into(),
         sysctls: [("net/ipv4/ip_forward".to_owned(), "1".to_owned())].into(),
+        masquerade: None,
     }
 }
 

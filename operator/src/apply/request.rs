@@ -5,9 +5,10 @@
 //! the same moment is not in the way. Status is written by server-side apply, where each of several authors owns his own
 //! conditions.
 
-use crate::seen::Seen;
+use crate::seen::{NetworkUnavailable, Seen, SeenNode};
 use crate::world::Kind;
 use crate::write::{Expected, What, Write};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Error, Resource};
@@ -22,6 +23,8 @@ pub(super) const MANAGER: &str = "podlane-operator";
 pub(super) enum Answer {
     /// The RoutingPolicy as it is now.
     Policy(Box<Seen<RoutingPolicy>>),
+    /// The Node as it is now.
+    ApiNode(Box<SeenNode>),
     /// The RoutingNode as it is now.
     Node(Box<Seen<RoutingNode>>),
     /// The PeerSlice as it is now.
@@ -39,6 +42,7 @@ pub(super) fn content(what: &What) -> Vec<u8> {
             serde_json::to_vec(&(owner, spec))
         }
         What::NodeAccepted { condition, .. } => serde_json::to_vec(condition),
+        What::NodeNetwork { said, .. } => serde_json::to_vec(&[&said.status, &said.reason, &said.message]),
         What::DeleteSlice(expected) | What::DeleteNode(expected) => serde_json::to_vec(&expected.uid),
     };
     bytes.unwrap_or_default()
@@ -79,9 +83,37 @@ pub(super) async fn perform(client: &Client, write: &Write) -> Result<Answer, Er
             let object = object::<RoutingNode>(json!({"name": name, "uid": uid}), "status", status);
             apply_status(client, name, &object).await.map(node)
         }
+        What::NodeNetwork { uid, said, since } => {
+            let seen = patch_node(client, name, uid, said, since).await?;
+            Ok(Answer::ApiNode(Box::new(seen)))
+        }
         What::DeleteSlice(expected) => delete::<PeerSlice>(client, Kind::PeerSlice, name, expected).await,
         What::DeleteNode(expected) => delete::<RoutingNode>(client, Kind::RoutingNode, name, expected).await,
     }
+}
+
+/// A Node's conditions are merged by their type: others' stay.
+async fn patch_node(
+    client: &Client,
+    name: &str,
+    uid: &str,
+    said: &NetworkUnavailable,
+    since: &Time,
+) -> Result<SeenNode, Error> {
+    let patch = json!({
+        "metadata": {"uid": uid},
+        "status": {"conditions": [{
+            "type": NetworkUnavailable::TYPE, "status": said.status, "reason": said.reason, "message": said.message,
+            "lastTransitionTime": since, "lastHeartbeatTime": since,
+        }]},
+    });
+    let parameters = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    Api::<SeenNode>::all(client.clone())
+        .patch_status(name, &parameters, &Patch::Strategic(patch))
+        .await
 }
 
 fn object<K: Resource<DynamicType = ()>>(metadata: Value, part: &str, value: Value) -> Value {

@@ -135,5 +135,6 @@ fn assess_unready<'a>(place: usize, number: u32, report: &'a Report, assessment:
 fn is_same_but_for_lanes(a: &RoutingNodeSpec, b: &RoutingNodeSpec) -> bool {
     (&a.policy, a.policy_generation, a.mtu, a.datapath) == (&b.policy, b.policy_generation, b.mtu, b.datapath)
         && (&a.addresses, &a.pod_cidrs) == (&b.addresses, &b.pod_cidrs)
-        && (&a.cluster_pod_cidrs, &a.native_routing_cidrs) == (&b.cluster_pod_cidrs, &b.native_routing_cidrs)
+        && (&a.cluster_pod_cidrs, &a.native_routing_cidrs, a.masquerade)
+            == (&b.cluster_pod_cidrs, &b.native_routing_cidrs, b.masquerade)
 }

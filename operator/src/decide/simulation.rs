@@ -268,6 +268,12 @@ impl Cluster {
             What::PolicyStatus { status, .. } => {
                 self.edit("RoutingPolicy", name, |object| object["status"] = json!(status));
             }
+            What::NodeNetwork { said, since, .. } => {
+                self.edit("Node", name, |object| {
+                    object["status"]["conditions"] = json!([{"type": "NetworkUnavailable", "status": said.status,
+                        "reason": said.reason, "message": said.message, "lastTransitionTime": since}]);
+                });
+            }
             What::NodeAccepted { condition, .. } => {
                 self.edit("RoutingNode", name, |object| {
                     let conditions = object["status"]["conditions"]

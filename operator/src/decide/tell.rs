@@ -9,6 +9,7 @@ use podlane_crds::{AppliedPolicy, RoutingNodeSpec};
 use podlane_plan::cluster::{Admission, Node};
 use podlane_plan::datapath::DatapathOptions;
 use podlane_plan::lane::Lane;
+use podlane_plan::masquerade::MasqueradeOptions;
 use podlane_plan::policy::Applied;
 use podlane_plan::protocol::{self, Progress};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,8 @@ pub(super) fn tell(
                     policy_generation: Some(policy.generation),
                     mtu: policy.mtu,
                     native_routing_cidrs: texts(&policy.native_routing_cidrs),
+                    masquerade: (policy.masquerade != MasqueradeOptions::default())
+                        .then(|| policy.masquerade.into()),
                     datapath: (policy.datapath != DatapathOptions::default()).then(|| policy.datapath.into()),
                     ..RoutingNodeSpec::default()
                 })
@@ -82,6 +85,7 @@ pub(super) fn tell(
                 policy_generation: before.policy_generation,
                 mtu: before.mtu,
                 native_routing_cidrs: before.native_routing_cidrs.clone(),
+                masquerade: before.masquerade,
                 datapath: before.datapath,
                 ..RoutingNodeSpec::default()
             }),

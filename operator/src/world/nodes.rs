@@ -1,7 +1,8 @@
 //! Nodes, as the plan knows them.
 
 use super::{Change, Identity, Source, World};
-use crate::seen::SeenNode;
+use crate::seen::{NetworkUnavailable, SeenNode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podlane_plan::cluster::Node;
 
 /// All Nodes, in the order of their names: side by side, as [`podlane_plan::cluster::admit`] takes them.
@@ -9,6 +10,7 @@ use podlane_plan::cluster::Node;
 pub struct Nodes {
     nodes: Vec<Node>,
     identities: Vec<Identity>,
+    networks: Vec<Option<(NetworkUnavailable, Option<Time>)>>,
 }
 
 impl Nodes {
@@ -30,11 +32,17 @@ impl Nodes {
         self.identities.get(place).map_or("", |identity| &identity.uid)
     }
 
+    /// The condition NetworkUnavailable of the node in this place, and since when its status has been what it is.
+    pub fn network_unavailable(&self, place: usize) -> Option<&(NetworkUnavailable, Option<Time>)> {
+        self.networks.get(place)?.as_ref()
+    }
+
     pub(super) fn remove(&mut self, name: &str, uid: Option<&str>) -> bool {
         match self.place(name) {
             Ok(place) if uid.is_none_or(|uid| uid == self.uid(place)) => {
                 self.nodes.remove(place);
                 self.identities.remove(place);
+                self.networks.remove(place);
                 true
             }
             _ => false,
@@ -46,6 +54,7 @@ impl World {
     /// A Node was seen.
     pub fn see_node(&mut self, seen: SeenNode, source: Source) -> Change {
         let identity = Identity::of(&seen.metadata);
+        let network = seen.network_unavailable();
         let node = seen.node();
         let matters = match self.nodes.place(&node.name) {
             Ok(place) => {
@@ -53,14 +62,18 @@ impl World {
                 if identity.is_outdated(Some(known), source) {
                     return Change::default();
                 }
-                let matters = known.uid != identity.uid || self.nodes.nodes[place] != node;
+                let matters = known.uid != identity.uid
+                    || self.nodes.nodes[place] != node
+                    || self.nodes.networks[place] != network;
                 *known = identity;
                 self.nodes.nodes[place] = node;
+                self.nodes.networks[place] = network;
                 matters
             }
             Err(place) => {
                 self.nodes.nodes.insert(place, node);
                 self.nodes.identities.insert(place, identity);
+                self.nodes.networks.insert(place, network);
                 true
             }
         };

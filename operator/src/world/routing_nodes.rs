@@ -53,6 +53,8 @@ pub struct Report {
     pub sends_on: BTreeSet<Lane>,
     /// What peers need to probe it.
     pub probe_key: Option<ProbeKey>,
+    /// Whether its pods are connected, in a word and in a sentence; None: it is another network plugin that connects them.
+    pub pod_network: Option<(bool, Arc<str>, Arc<str>)>,
     /// How many peers it has been told of.
     pub peers: u32,
     /// The peers that are not reached as declared.
@@ -124,6 +126,8 @@ impl Report {
                 .flat_map(|lane| [lane, lane.arrives_as()])
                 .collect(),
             probe_key: status.probe_key.as_deref().and_then(|key| key.parse().ok()),
+            pod_network: condition(ConditionType::PodNetwork)
+                .map(|said| (said.status == "True", share(&said.reason), share(&said.message))),
             peers: status.counts.map_or(0, |counts| counts.total),
             troubles: status
                 .peers

@@ -1,5 +1,6 @@
 //! Why something is declared, and what else is worth saying.
 
+use crate::kernel::NFTABLES_TABLE;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
@@ -33,6 +34,8 @@ pub enum Reason {
     ReversePath,
     /// Connection tracking sees only a part of the flows that bypass the stack.
     Bypass,
+    /// Beyond the networks that know pods' addresses only the node's own is known.
+    Masquerade,
 }
 
 impl fmt::Display for Reason {
@@ -48,6 +51,7 @@ impl fmt::Display for Reason {
             Self::ReversePath => {
                 f.write_str("a peer's packets may come in over another lane than they go out")
             }
+            Self::Masquerade => f.write_str("pods' addresses are known within the cluster alone"),
             Self::Bypass => {
                 f.write_str("connection tracking sees only a part of the packets that bypass the stack")
             }
@@ -125,6 +129,8 @@ pub enum Note {
         /// Their address.
         address: IpAddr,
     },
+    /// An nftables table that is not ours has the name of ours.
+    ForeignTable,
     /// Pods of this node's are reached by the underlay device itself.
     PodsOnUnderlay(String),
 }
@@ -143,6 +149,7 @@ impl Note {
             Self::WithoutPrograms { .. } => "WithoutPrograms",
             Self::NoBypass { .. } => "BypassOff",
             Self::SameAddress { .. } => "DuplicateAddress",
+            Self::ForeignTable => "ForeignTable",
             Self::PodsOnUnderlay(_) => "PodsOnUnderlay",
         }
     }
@@ -197,6 +204,11 @@ impl fmt::Display for Note {
             Self::SameAddress { peer, other, address } => write!(
                 f,
                 "{peer} has the address {address} of {other}, and what it sends wrapped is dropped: give it an InternalIP of its own"
+            ),
+            Self::ForeignTable => write!(
+                f,
+                "an nftables table that is not Podlane's has the name {NFTABLES_TABLE} (inet), so pods' packets are not masqueraded: rename \
+                 or remove it"
             ),
             Self::PodsOnUnderlay(device) => write!(
                 f,

@@ -73,6 +73,7 @@ mod tests {
                 capabilities: Capabilities {
                     programs,
                     geneve_driver,
+                    ..Capabilities::default()
                 },
                 ..Observed::default()
             };

@@ -22,6 +22,9 @@ pub struct Observed {
     /// Devices that bear the name of one of ours without our group: name, and what they are.
     #[serde(default)]
     pub foreign_devices: BTreeMap<String, String>,
+    /// Whether there is an nftables table with the name of ours and without our mark.
+    #[serde(default)]
+    pub foreign_table: bool,
     /// What the node can do.
     #[serde(default)]
     pub capabilities: Capabilities,
@@ -35,6 +38,8 @@ pub struct Capabilities {
     pub programs: bool,
     /// Whether the kernel has a GENEVE driver; none: nobody has tried yet.
     pub geneve_driver: Option<bool>,
+    /// Whether the agent keeps the CNI configuration that connects this node's pods.
+    pub connects_pods: bool,
 }
 
 /// An address of a device that is not ours.

@@ -1,0 +1,128 @@
+//! The rules of the table, each with a comment that says in words what it does: a rule cannot be changed in place, so one that bears our
+//! comment does what the comment says.
+
+use super::expression::{self, Expressions};
+use podlane_plan::masquerade::{Masquerade, Ports};
+
+/// What a family's part of the table is called.
+pub(super) struct Family {
+    pub(super) is_six: bool,
+    name: &'static str,
+    /// The set of pods' networks.
+    pub(super) pods: &'static str,
+    /// The set of destinations at which pods keep their own address.
+    pub(super) plain: &'static str,
+}
+
+pub(super) const FAMILIES: [Family; 2] = [
+    Family {
+        is_six: false,
+        name: "IPv4",
+        pods: "pods4",
+        plain: "plain4",
+    },
+    Family {
+        is_six: true,
+        name: "IPv6",
+        pods: "pods6",
+        plain: "plain6",
+    },
+];
+
+/// The protocols that have ports, by their numbers (IANA).
+const WITH_PORTS: [(&str, u8); 3] = [("TCP", 6), ("UDP", 17), ("SCTP", 132)];
+
+/// A rule of the chain.
+pub(super) struct Rule {
+    pub(super) comment: String,
+    pub(super) expressions: Expressions,
+}
+
+/// The rules in their order.
+pub(super) fn rules(masquerade: &Masquerade) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in FAMILIES {
+        if !masquerade
+            .pods
+            .iter()
+            .any(|network| network.addr().is_ipv6() == family.is_six)
+        {
+            continue;
+        }
+        let protocols = WITH_PORTS.iter().map(Some);
+        let protocols = protocols.filter(|_| masquerade.ports.is_some()).chain([None]);
+        rules.extend(protocols.map(|protocol| rule(&family, protocol, masquerade.ports)));
+    }
+    rules
+}
+
+fn rule(family: &Family, protocol: Option<&(&str, u8)>, ports: Option<Ports>) -> Rule {
+    let mut expressions = Expressions::default();
+    expressions.of_family(family.is_six);
+    expressions.address(family.is_six, expression::Side::Source);
+    expressions.is_in(family.pods);
+    expressions.address(family.is_six, expression::Side::Destination);
+    expressions.is_not_in(family.plain);
+    let name = family.name;
+    let mut comment = format!("pods' {name} to elsewhere takes the node's address");
+    match (protocol, ports) {
+        (Some((protocol, number)), Some(ports)) => {
+            expressions.of_protocol(*number);
+            expressions.masquerade(Some(ports));
+            comment.push_str(&format!(", {protocol} ports {ports}"));
+        }
+        _ => expressions.masquerade(None),
+    }
+    Rule { comment, expressions }
+}
+
+/// The ports of a rule with this comment.
+pub(super) fn ports_of(comment: &str) -> Option<Ports> {
+    let (_, ports) = comment.rsplit_once(" ports ")?;
+    let (first, last) = ports.split_once('-')?;
+    Some(Ports {
+        first: first.parse().ok()?,
+        last: last.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rules_comment_says_what_it_does() {
+        let net = |text: &str| text.parse().expect("a CIDR");
+        let mut masquerade = Masquerade {
+            pods: [net("172.20.0.0/24"), net("fd20::/64")].into(),
+            plain: [].into(),
+            ports: None,
+            intact: true,
+        };
+        let comments = |masquerade: &Masquerade| -> Vec<String> {
+            rules(masquerade).into_iter().map(|rule| rule.comment).collect()
+        };
+        assert_eq!(
+            comments(&masquerade),
+            [
+                "pods' IPv4 to elsewhere takes the node's address",
+                "pods' IPv6 to elsewhere takes the node's address"
+            ]
+        );
+        masquerade.ports = Some(Ports {
+            first: 1,
+            last: 65535,
+        });
+        masquerade.pods.remove(&net("fd20::/64"));
+        let with_ports = comments(&masquerade);
+        assert_eq!(
+            with_ports[2],
+            "pods' IPv4 to elsewhere takes the node's address, SCTP ports 1-65535"
+        );
+        assert_eq!(with_ports.len(), 4);
+        let read: Vec<_> = with_ports.iter().map(|comment| ports_of(comment)).collect();
+        assert_eq!(read, [masquerade.ports, masquerade.ports, masquerade.ports, None]);
+        // User data has a byte for its length, and the kernel 256 bytes for all of it.
+        assert!(with_ports.iter().all(|comment| comment.len() < 128));
+    }
+}

@@ -1,0 +1,421 @@
+//! Pods' packets that leave the cluster's networks bear the node's address, and others their own: a pod, its node and what is outside,
+//! each a namespace.
+
+use crate::story::{failures, observe, pass, settle};
+use podlane_agent::kernel::Kernel;
+use podlane_agent::kernel::events::{Events, Interest};
+use podlane_plan::kernel::KernelState;
+use podlane_plan::masquerade::{Masquerade, Ports};
+use podlane_test_namespaces::{Conditional, Elsewhere, Test, command, ip, parameter};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+pub(crate) const TESTS: Conditional = Conditional {
+    lacking,
+    tests: WITH_NFTABLES,
+};
+
+const WITH_NFTABLES: &[Test] = &[
+    (
+        "what_leaves_the_clusters_networks_bears_the_nodes_address",
+        what_leaves_bears_the_nodes_address,
+    ),
+    ("source_ports_are_in_their_range", source_ports_are_in_their_range),
+    (
+        "a_table_is_replaced_without_losing_a_packet",
+        a_table_is_replaced_without_losing_a_packet,
+    ),
+    ("other_tables_stay_as_they_are", other_tables_stay_as_they_are),
+    (
+        "a_table_that_a_hand_changed_is_made_anew",
+        a_changed_table_is_made_anew,
+    ),
+    ("a_hand_on_the_table_wakes", a_hand_on_the_table_wakes),
+    ("thousands_of_networks_fit", thousands_of_networks_fit),
+];
+
+fn lacking() -> Option<String> {
+    let script = "table inet probe { chain c { type nat hook postrouting priority srcnat; masquerade fully-random; }; }";
+    let output = Command::new("nft").arg(script).output();
+    match output {
+        Err(error) => Some(format!("nft(8) is not installed: {error}")),
+        Ok(output) if !output.status.success() => Some(format!(
+            "this kernel does not masquerade by nftables ({})",
+            String::from_utf8_lossy(&output.stderr).trim_end()
+        )),
+        Ok(_) => None,
+    }
+}
+
+/// Where the outside says by whom it was asked.
+const WHO: u16 = 7;
+/// The outside's addresses beyond the declared networks, and within.
+const BEYOND: [&str; 2] = ["192.168.10.1", "fd10::1"];
+const WITHIN: [&str; 2] = ["10.9.9.9", "fd99::9"];
+const NODE: [&str; 2] = ["192.168.10.100", "fd10::100"];
+const POD: [&str; 2] = ["172.20.0.10", "fd20::a"];
+
+struct Lab {
+    pod: Elsewhere,
+    /// Goes with its namespace.
+    _outside: Elsewhere,
+}
+
+impl Lab {
+    /// This namespace is the node.
+    fn up() -> Self {
+        let (pod, outside) = (Elsewhere::new(), Elsewhere::new());
+        ip("link set lo up");
+        ip(&format!(
+            "link add eth1 type veth peer name eth1 netns {}",
+            outside.tid()
+        ));
+        ip(&format!(
+            "link add pod1 type veth peer name eth0 netns {}",
+            pod.tid()
+        ));
+        for device in ["eth1", "pod1"] {
+            ip(&format!("link set {device} addrgenmode none"));
+            // From which a router asks for neighbours (`ndisc_send_ns`, net/ipv6/ndisc.c).
+            ip(&format!("addr add fe80::1:1/64 dev {device} nodad"));
+            ip(&format!("link set {device} up"));
+        }
+        ip("addr add 192.168.10.100/24 dev eth1");
+        ip("addr add fd10::100/64 dev eth1 nodad");
+        ip("addr add 172.20.0.1/32 dev pod1");
+        ip("addr add fd20::1/128 dev pod1 nodad");
+        ip("route add 172.20.0.10/32 dev pod1");
+        ip("route add fd20::a/128 dev pod1");
+        ip("route add 10.9.9.9/32 via 192.168.10.1");
+        ip("route add fd99::9/128 via fd10::1");
+        parameter("ipv4/ip_forward", "1");
+        parameter("ipv6/conf/all/forwarding", "1");
+
+        outside.ip("link set lo up");
+        outside.ip("link set eth1 addrgenmode none");
+        outside.ip("addr add 192.168.10.1/24 dev eth1");
+        outside.ip("addr add fd10::1/64 dev eth1 nodad");
+        outside.ip("addr add 10.9.9.9/32 dev lo");
+        outside.ip("addr add fd99::9/128 dev lo nodad");
+        outside.ip("link set eth1 up");
+        outside.ip("route add 172.20.0.0/24 via 192.168.10.100");
+        outside.ip("route add fd20::/64 via fd10::100");
+        for address in BEYOND.into_iter().chain(WITHIN) {
+            outside.run(move || answer(address));
+        }
+
+        pod.ip("link set lo up");
+        pod.ip("link set eth0 addrgenmode none");
+        pod.ip("addr add 172.20.0.10/32 dev eth0");
+        pod.ip("addr add fd20::a/128 dev eth0 nodad");
+        pod.ip("link set eth0 up");
+        pod.ip("route add 172.20.0.1/32 dev eth0");
+        pod.ip("route add default via 172.20.0.1");
+        pod.ip("route add fd20::1/128 dev eth0");
+        pod.ip("route add default via fd20::1");
+        // A cable takes a moment to carry its first packet.
+        for address in BEYOND.into_iter().chain(WITHIN) {
+            pod.run(move || {
+                let socket = socket(address);
+                socket
+                    .set_read_timeout(Some(Duration::from_millis(50)))
+                    .expect("a time");
+                let start = Instant::now();
+                while let Err(error) = ask(&socket) {
+                    assert!(start.elapsed() < Duration::from_secs(10), "{address}: {error}");
+                }
+            });
+        }
+        Self {
+            pod,
+            _outside: outside,
+        }
+    }
+
+    /// Whom the outside sees when the pod asks from a port of its own.
+    fn seen_at(&self, address: &'static str) -> SocketAddr {
+        self.pod.run(move || ask(&socket(address)).expect("an answer"))
+    }
+}
+
+/// Says, on a thread of its own, to each datagram by whom it was sent.
+fn answer(address: &str) {
+    let socket = UdpSocket::bind((address, WHO)).expect("the address is there");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            socket
+                .send_to(from.to_string().as_bytes(), from)
+                .expect("a way back");
+        }
+    });
+}
+
+fn socket(to: &str) -> UdpSocket {
+    let any = if to.contains(':') { "::" } else { "0.0.0.0" };
+    let socket = UdpSocket::bind((any, 0)).expect("a port");
+    socket
+        .connect((to.parse::<IpAddr>().expect("an address"), WHO))
+        .expect("a route");
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .expect("a time");
+    socket
+}
+
+fn ask(socket: &UdpSocket) -> std::io::Result<SocketAddr> {
+    socket.send(b"who am I?")?;
+    let mut buffer = [0; 64];
+    let length = socket.recv(&mut buffer)?;
+    Ok(std::str::from_utf8(&buffer[..length])
+        .expect("text")
+        .parse()
+        .expect("an address"))
+}
+
+fn masquerade(plain: &str, ports: Option<Ports>) -> KernelState {
+    let networks = |text: &str| {
+        text.split_whitespace()
+            .map(|network| network.parse().expect("a CIDR"))
+            .collect()
+    };
+    KernelState {
+        masquerade: Some(Masquerade {
+            pods: networks("172.20.0.0/24 fd20::/64"),
+            plain: networks(plain),
+            ports,
+            intact: true,
+        }),
+        ..KernelState::default()
+    }
+}
+
+const PLAIN: &str = "10.0.0.0/8 172.20.0.0/16 224.0.0.0/4 fd20::/48 fd99::/64 ff00::/8";
+
+fn at(address: &str) -> IpAddr {
+    address.parse().expect("an address")
+}
+
+fn what_leaves_bears_the_nodes_address() {
+    let lab = Lab::up();
+    let mut kernel = Kernel::default();
+    for (address, pod) in BEYOND.into_iter().zip(POD) {
+        assert_eq!(lab.seen_at(address).ip(), at(pod), "before");
+    }
+    let wanted = masquerade(PLAIN, None);
+    assert_eq!(settle(&mut kernel, &wanted), 1);
+    assert_eq!(
+        observe(&mut kernel).observed.ours,
+        KernelState {
+            sysctls: observe(&mut kernel).observed.ours.sysctls,
+            ..wanted.clone()
+        }
+    );
+    assert_eq!(settle(&mut kernel, &wanted), 0, "nothing is left to do");
+    for family in 0..2 {
+        assert_eq!(lab.seen_at(BEYOND[family]).ip(), at(NODE[family]));
+        assert_eq!(lab.seen_at(WITHIN[family]).ip(), at(POD[family]));
+    }
+    // As everybody sees it.
+    let shown = command("nft list table inet podlane");
+    assert!(
+        shown.contains("ip saddr @pods4 ip daddr != @plain4 masquerade fully-random")
+            && shown.contains("ip6 saddr @pods6 ip6 daddr != @plain6 masquerade fully-random"),
+        "{shown}"
+    );
+    settle(&mut kernel, &KernelState::default());
+    assert_eq!(lab.seen_at(BEYOND[0]).ip(), at(POD[0]), "afterwards");
+    assert_eq!(command("nft list ruleset"), "");
+}
+
+fn source_ports_are_in_their_range() {
+    let lab = Lab::up();
+    let mut kernel = Kernel::default();
+    let ports = Ports {
+        first: 40_000,
+        last: 40_999,
+    };
+    let wanted = masquerade(PLAIN, Some(ports));
+    settle(&mut kernel, &wanted);
+    assert_eq!(observe(&mut kernel).observed.ours.masquerade, wanted.masquerade);
+    for (address, node) in BEYOND.into_iter().zip(NODE) {
+        let seen: Vec<SocketAddr> = (0..20).map(|_| lab.seen_at(address)).collect();
+        assert!(
+            seen.iter()
+                .all(|from| from.ip() == at(node) && (40_000..41_000).contains(&from.port())),
+            "{seen:?}"
+        );
+        let distinct: BTreeSet<u16> = seen.iter().map(SocketAddr::port).collect();
+        let in_order = seen.windows(2).all(|pair| pair[0].port() < pair[1].port());
+        assert!(distinct.len() > 10 && !in_order, "not at random: {seen:?}");
+    }
+    assert_eq!(settle(&mut kernel, &wanted), 0);
+}
+
+/// Flows that last, and new ones all the time: each question is answered, and each answer names the node.
+fn a_table_is_replaced_without_losing_a_packet() {
+    let lab = Lab::up();
+    let mut kernel = Kernel::default();
+    settle(&mut kernel, &masquerade(PLAIN, None));
+    let (goes_on, asked) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicU32::new(0)));
+    let (asks, counts) = (Arc::clone(&goes_on), Arc::clone(&asked));
+    let (tell, told) = std::sync::mpsc::channel();
+    lab.pod.run(move || {
+        std::thread::spawn(move || {
+            let lasting = BEYOND.map(socket);
+            let first: Vec<SocketAddr> = lasting.iter().map(|it| ask(it).expect("an answer")).collect();
+            while asks.load(Ordering::Relaxed) {
+                for family in 0..2 {
+                    let again = ask(&lasting[family]).expect("an answer to a flow that lasts");
+                    assert_eq!(again, first[family], "a flow keeps its port");
+                    let new = ask(&socket(BEYOND[family])).expect("an answer to a new flow");
+                    assert_eq!(new.ip(), at(NODE[family]));
+                    counts.fetch_add(2, Ordering::Relaxed);
+                }
+            }
+            tell.send(()).expect("it is waited for");
+        });
+    });
+    let ports = Ports {
+        first: 1024,
+        last: 65535,
+    };
+    let other = format!("{PLAIN} 203.0.113.0/24");
+    let start = Instant::now();
+    for round in 0_u32.. {
+        if round >= 100 && asked.load(Ordering::Relaxed) >= 1_000 {
+            break;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "only {asked:?} questions"
+        );
+        let wanted = match round % 3 {
+            0 => masquerade(PLAIN, Some(ports)),
+            1 => masquerade(&other, None),
+            _ => masquerade(PLAIN, None),
+        };
+        assert_eq!(settle(&mut kernel, &wanted), 1);
+    }
+    goes_on.store(false, Ordering::Relaxed);
+    told.recv_timeout(Duration::from_secs(20))
+        .expect("no question was without its answer");
+}
+
+fn other_tables_stay_as_they_are() {
+    const OTHERS: &str = "table inet filter { chain forward { type filter hook forward priority filter; }; }
+        table ip kube-proxy { chain nat { type nat hook postrouting priority srcnat; }; }
+        table ip podlane { set plain4 { type ipv4_addr; }; }";
+    let mut kernel = Kernel::default();
+    nft(OTHERS);
+    let before = command("nft list ruleset");
+    settle(&mut kernel, &masquerade(PLAIN, None));
+    settle(&mut kernel, &KernelState::default());
+    assert_eq!(command("nft list ruleset"), before);
+
+    // One with the name of ours.
+    nft("table inet podlane { chain postrouting { type nat hook postrouting priority srcnat; }; }");
+    let before = command("nft list ruleset");
+    assert!(observe(&mut kernel).observed.foreign_table);
+    let failed = failures(pass(&mut kernel, &masquerade(PLAIN, None)));
+    assert!(
+        failed[0]
+            .1
+            .words
+            .contains("a table that is not Podlane's has the name podlane")
+            || failed[0].1.words.contains("nftables table that is not Podlane's"),
+        "{failed:?}"
+    );
+    settle(&mut kernel, &KernelState::default());
+    assert_eq!(command("nft list ruleset"), before);
+}
+
+fn nft(script: &str) {
+    let output = Command::new("nft").arg(script).output().expect("nft(8)");
+    assert!(
+        output.status.success(),
+        "{script}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+fn a_changed_table_is_made_anew() {
+    let mut kernel = Kernel::default();
+    let ports = Some(Ports {
+        first: 1024,
+        last: 2047,
+    });
+    let wanted = masquerade(PLAIN, ports);
+    settle(&mut kernel, &wanted);
+    let whole = command("nft list ruleset");
+    for change in [
+        "flush chain inet podlane postrouting",
+        "delete table inet podlane",
+        "flush set inet podlane pods4",
+        "add element inet podlane plain4 { 12.0.0.0/8 }",
+        "insert rule inet podlane postrouting accept",
+        "add rule inet podlane postrouting accept",
+        "add chain inet podlane postrouting { policy drop; }",
+        "add chain inet podlane other",
+        "add table inet podlane { flags dormant; }",
+        "flush ruleset",
+    ] {
+        nft(change);
+        assert_eq!(settle(&mut kernel, &wanted), 1, "{change}");
+        assert_eq!(command("nft list ruleset"), whole, "{change}");
+        assert_eq!(settle(&mut kernel, &wanted), 0, "{change}");
+    }
+}
+
+fn a_hand_on_the_table_wakes() {
+    let mut kernel = Kernel::default();
+    settle(&mut kernel, &masquerade(PLAIN, None));
+    let wake = Arc::new(Notify::new());
+    let events = Events::listen(Arc::clone(&wake)).expect("a socket");
+    events.set_interest(Interest {
+        own_netfilter_port: kernel.netfilter_port(),
+        ..Interest::default()
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    let silence = Duration::from_millis(150);
+    let patience = Duration::from_secs(10);
+    let woken =
+        |within| runtime.block_on(async { tokio::time::timeout(within, wake.notified()).await.is_ok() });
+    while woken(silence) {}
+    for (change, expected) in [
+        ("add table inet other", false),
+        ("flush set inet podlane plain4", true),
+        ("delete table inet podlane", true),
+    ] {
+        nft(change);
+        let within = if expected { patience } else { silence };
+        assert_eq!(woken(within), expected, "{change}");
+        while woken(silence) {}
+    }
+    settle(&mut kernel, &masquerade(PLAIN, None));
+    assert!(!woken(silence), "our own change");
+}
+
+fn thousands_of_networks_fit() {
+    let mut kernel = Kernel::default();
+    let mut wanted = masquerade(PLAIN, None);
+    let table = wanted.masquerade.as_mut().expect("it is wanted");
+    // Every other one, so that none can be joined to another.
+    table.plain = (0..5_000_u32)
+        .map(|number| {
+            let address = Ipv4Addr::from(0x0b00_0000 + (number << 9));
+            ipnet::IpNet::new(address.into(), 24).expect("a CIDR")
+        })
+        .collect();
+    assert_eq!(settle(&mut kernel, &wanted), 1);
+    assert_eq!(observe(&mut kernel).observed.ours.masquerade, wanted.masquerade);
+    assert_eq!(settle(&mut kernel, &KernelState::default()), 1);
+}
