@@ -5,6 +5,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+/// Where the definitions are kept, from this crate's folder: for `kubectl apply`, and in the Helm chart, which can read only what is
+/// below its own folder.
+pub const CRD_FOLDERS: [&str; 2] = ["yaml", "../charts/podlane/files/crds"];
+
 /// Why a definition could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotWrite {
@@ -65,13 +69,26 @@ mod tests {
 
     #[test]
     fn the_committed_yaml_is_what_the_types_say() {
+        let files = crd_files().expect("YAML");
+        for folder in CRD_FOLDERS {
+            let folder = format!("{}/{folder}", env!("CARGO_MANIFEST_DIR"));
+            for (name, yaml) in &files {
+                let committed = std::fs::read_to_string(format!("{folder}/{name}")).unwrap_or_default();
+                assert!(
+                    committed == *yaml,
+                    "{folder}/{name} differs from the types: run `make crds`"
+                );
+            }
+            let count = std::fs::read_dir(&folder).expect("a folder").count();
+            assert_eq!(count, files.len(), "{folder} has files that no type is in");
+        }
+    }
+
+    /// Where the chart puts in that a definition stays when the release goes (templates/crds.yaml).
+    #[test]
+    fn the_chart_finds_the_place_of_metadata() {
         for (name, yaml) in crd_files().expect("YAML") {
-            let path = format!("{}/yaml/{name}", env!("CARGO_MANIFEST_DIR"));
-            let committed = std::fs::read_to_string(&path).unwrap_or_default();
-            assert!(
-                committed == yaml,
-                "crds/yaml/{name} differs from the types: run `make crds`"
-            );
+            assert_eq!(yaml.matches("\nmetadata:\n").count(), 1, "{name}");
         }
     }
 }

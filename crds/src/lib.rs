@@ -16,7 +16,7 @@ mod terms;
 pub use conditions::{ConditionType, condition, reason, set_condition};
 pub use convert::{Invalid, policy_from_api};
 pub use decode::{Undecodable, decode};
-pub use generate::{CannotWrite, crd_files, crd_yaml};
+pub use generate::{CRD_FOLDERS, CannotWrite, crd_files, crd_yaml};
 pub use peer_slice::{PeerEntry, PeerSlice, PeerSliceSpec};
 pub use routing_node::{
     AppliedPolicy, Bypass, DatapathStatus, Dropped, Encapsulation, LaneCounts, MAX_DROPPED_IN_STATUS,

@@ -167,6 +167,11 @@ pub struct RoutingNodeStatus {
     /// The agent's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_version: Option<String>,
+
+    /// The very agent that writes this status: its pod's metadata.uid. Absent: it is in no pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub agent_instance: Option<String>,
 }
 
 /// One of the node's own addresses, on its device.

@@ -67,6 +67,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         unreadable: None,
         wanted_status,
         held_status,
+        instance: options.instance,
         datapath,
         cni,
         connected: None,
@@ -138,6 +139,8 @@ struct Agent {
     unreadable: Option<String>,
     wanted_status: latest::Sender<Option<RoutingNodeStatus>>,
     held_status: latest::Sender<Option<RoutingNodeStatus>>,
+    /// What tells this agent from others on the same node.
+    instance: Option<String>,
     datapath: Datapath,
     /// Where the CNI configuration is kept; none: another plugin connects this node's pods.
     cni: Option<Directory>,
@@ -285,6 +288,7 @@ impl Agent {
         let counted = self.datapath.lane_figures();
         let datapath = &self.datapath;
         let subject = Subject {
+            instance: self.instance.as_deref(),
             assignment: self.world.assignment(),
             generation: self.world.generation(),
             unreadable: self.world.unreadable(),

@@ -26,6 +26,8 @@ pub struct Datapath {
     tried: Instant,
     key: ProbeKey,
     prober: Prober,
+    /// Whether something has been known of each lane in use since the start.
+    has_heard: bool,
     neighbours: Neighbours,
     /// The moment from which the prober counts.
     epoch: Instant,
@@ -57,6 +59,7 @@ impl Datapath {
             tried: now,
             key,
             prober: Prober::new(rand::random()),
+            has_heard: false,
             neighbours: Neighbours::default(),
             epoch: now,
             dscp: 0,
@@ -191,7 +194,11 @@ impl Datapath {
         unresolved.iter().for_each(resolve);
         let forgotten = self.prober.take_forgotten();
         programs.forget_probes(&forgotten);
-        self.prober.take_news()
+        let has_news = self.prober.take_news();
+        // Once after a start: whoever replaces agents one by one waits for it.
+        let is_first = !self.has_heard && self.prober.has_heard_of_all();
+        self.has_heard |= is_first;
+        has_news || is_first
     }
 
     /// What the programs have counted, by lane and by peer; empty without programs.

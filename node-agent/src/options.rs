@@ -62,6 +62,9 @@ pub struct Agent {
     /// The node's name.
     #[arg(long, env = "NODE_NAME", required = true)]
     pub node_name: Option<String>,
+    /// What tells this very agent from those before and after it: its pod's metadata.uid. Status names it.
+    #[arg(long, env = "PODLANE_INSTANCE")]
+    pub instance: Option<String>,
     /// A kubeconfig file; absent: the pod's service account.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,

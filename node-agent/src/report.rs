@@ -21,6 +21,8 @@ use std::net::IpAddr;
 /// What a status speaks of.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
+    /// What tells the agent from others on the same node.
+    pub instance: Option<&'a str>,
     /// The node's assignment; none: it could not be read, and there is none from before.
     pub assignment: Option<&'a Assignment>,
     /// The generation of the RoutingNode that it is from.
@@ -49,6 +51,7 @@ pub fn status(
     };
     status.observed_generation = subject.generation;
     status.agent_version = Some(env!("CARGO_PKG_VERSION").to_owned());
+    status.agent_instance = subject.instance.map(str::to_owned);
     let (progressing, hindering) = match (subject.assignment, outcome) {
         (Some(assignment), Some(Ok(outcome))) => {
             tell(&mut status, assignment, outcome);

@@ -51,6 +51,9 @@ pub struct Options {
     /// Peers in one PeerSlice, at most.
     #[arg(long, hide = true, default_value_t = podlane_plan::slices::CAPACITY, value_parser = capacity)]
     pub slice_capacity: usize,
+    /// The file with what agents are rolled out with, and the first policy; absent: agents are not this operator's business.
+    #[arg(long, value_name = "FILE")]
+    pub configuration: Option<PathBuf>,
     /// How to write the log. What is logged, RUST_LOG says.
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,

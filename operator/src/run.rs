@@ -1,16 +1,19 @@
 //! The operator as a whole: watch, be elected, lead, and end.
 
 use crate::apply::Applier;
+use crate::configuration::{CannotRead, Configuration};
 use crate::leader::{Election, Lost};
 use crate::options::Options;
-use crate::passes;
 use crate::seen::{Seen, SeenNode};
 use crate::watch::{Shared, follow};
 use crate::world::World;
+use crate::{first_policy, passes, rollout};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use podlane_crds::{PeerSlice, RoutingNode, RoutingPolicy};
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,6 +34,9 @@ pub enum RunError {
     /// The nodes cannot be given blocks out of such a pool.
     #[error(transparent)]
     Pool(#[from] podlane_plan::pool::NoPool),
+    /// There is no configuration.
+    #[error(transparent)]
+    Configuration(#[from] CannotRead),
     /// A handler for signals could not be installed.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] std::io::Error),
@@ -47,6 +53,10 @@ pub async fn run(options: &Options) -> Result<(), RunError> {
     let settings = options.settings()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let configuration = match &options.configuration {
+        Some(file) => Configuration::read(file)?,
+        None => Configuration::default(),
+    };
     let client = client(options).await?;
     let identity = options.identity();
     let shared = Arc::new(Shared::new(World::new(settings)));
@@ -59,10 +69,15 @@ pub async fn run(options: &Options) -> Result<(), RunError> {
         &identity,
         options.terms(),
     );
-    let mut applier = Applier::new(client, &identity);
+    let mut leader = Leader {
+        applier: Applier::new(client.clone(), &identity),
+        client,
+        namespace: options.namespace.clone(),
+        configuration,
+    };
     tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "started");
     let ended = tokio::select! {
-        lost = lead(&mut election, &mut applier, &shared, &identity) => Err(lost.into()),
+        lost = lead(&mut election, &mut leader, &shared, &identity) => Err(lost.into()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -74,12 +89,39 @@ pub async fn run(options: &Options) -> Result<(), RunError> {
     ended
 }
 
-async fn lead(election: &mut Election, applier: &mut Applier, shared: &Shared, identity: &str) -> Lost {
+/// What only a leader does.
+struct Leader {
+    client: Client,
+    applier: Applier,
+    namespace: String,
+    configuration: Configuration,
+}
+
+impl Leader {
+    async fn act(&mut self, shared: &Shared) -> Infallible {
+        if let Some(spec) = &self.configuration.first_policy {
+            first_policy::make(&self.client, spec).await;
+        }
+        let agents = self.configuration.agents.as_ref();
+        let rollout = async {
+            match agents {
+                Some(agents) => rollout::run(&self.client, &self.namespace, agents, shared).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            never = passes::run(shared, &mut self.applier) => never,
+            never = rollout => never,
+        }
+    }
+}
+
+async fn lead(election: &mut Election, leader: &mut Leader, shared: &Shared, identity: &str) -> Lost {
     let acquired = election.acquire().await;
     tracing::info!(identity, "leading");
     tokio::select! {
         lost = election.keep(acquired) => lost,
-        never = passes::run(shared, applier) => match never {},
+        never = leader.act(shared) => match never {},
     }
 }
 

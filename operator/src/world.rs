@@ -12,7 +12,7 @@ mod slices;
 pub use names::{Names, Texts};
 pub use nodes::Nodes;
 pub use policies::{Fault, PolicyRecord};
-pub use routing_nodes::{NodeRecord, Report, Trouble, ends_by_itself, known_lanes};
+pub use routing_nodes::{NodeRecord, Proving, Report, Trouble, ends_by_itself, known_lanes};
 pub use slices::SliceRecord;
 
 use ipnet::IpNet;
@@ -100,11 +100,24 @@ pub struct World {
     pub names: Names,
     /// Since when every node has been doing what it was told, and sending on the same lanes: see [`crate::decide::LINGER`].
     pub settled_since: Option<Timestamp>,
+    /// Why agents are not replaced any further; None: nothing stands in the way.
+    pub rollout: Option<StoppedRollout>,
     /// The lanes that were in use when it was last decided.
     in_use: BTreeSet<Lane>,
     decided_since: BTreeMap<String, (Identity, Timestamp)>,
     texts: Texts,
     listed: BTreeSet<Kind>,
+}
+
+/// A rollout of agents that has stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoppedRollout {
+    /// The node where it has.
+    pub node: String,
+    /// Why, in words that follow the node's name.
+    pub why: String,
+    /// How many agents are left to be replaced.
+    pub left: usize,
 }
 
 /// What putting an object into the picture came to.

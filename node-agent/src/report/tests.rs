@@ -132,6 +132,7 @@ impl Story {
 
     fn status(&self, before: &RoutingNodeStatus, second: i64) -> RoutingNodeStatus {
         let subject = Subject {
+            instance: None,
             assignment: Some(&self.assignment),
             generation: Some(7),
             unreadable: &self.unreadable,
@@ -349,6 +350,7 @@ fn a_lane_counts_as_used_while_the_kernel_still_sends_on_it() {
     let mut outcome = story.outcome();
     outcome.sends_on.insert(Lane::Tunnel(VXLAN));
     let subject = Subject {
+        instance: None,
         assignment: Some(&story.assignment),
         generation: Some(7),
         unreadable: &story.unreadable,
@@ -406,6 +408,7 @@ fn a_kernel_that_cannot_be_read_leaves_what_was_said_of_it() {
     let story = Story::new(RoutingMode::Native, &[Lane::Native], &[Lane::Native]);
     let before = story.status(&RoutingNodeStatus::default(), 1);
     let subject = Subject {
+        instance: None,
         assignment: Some(&story.assignment),
         generation: Some(8),
         unreadable: &story.unreadable,

@@ -2,6 +2,7 @@
 
 use super::View;
 use super::cover::cover;
+use super::govern::Tally;
 use super::readiness::{Assessment, Refused, Wait};
 use super::words::{agree, count, list};
 use podlane_crds::reason::MOVING;
@@ -80,6 +81,24 @@ pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
         });
     }
     findings
+}
+
+/// A rollout of agents that has stopped at one of the policy's nodes.
+pub(super) fn of_rollout(view: &View<'_>, tally: &Tally<'_>) -> Option<Finding> {
+    let stopped = view.world.rollout.as_ref()?;
+    let place = view.world.nodes.place(&stopped.node).ok()?;
+    tally.governed.contains(&place).then(|| Finding {
+        reason: "RolloutStopped".to_owned(),
+        summary: format!("the rollout of agents has stopped at {}", stopped.node),
+        advice: format!(
+            "{}. {} left as they were; see the pod's log, and roll back with helm rollback or forward to a version that works",
+            stopped.why,
+            match stopped.left {
+                1 => "1 other agent is".to_owned(),
+                left => format!("{left} other agents are"),
+            }
+        ),
+    })
 }
 
 /// Peers that are not reached, and nodes that say of themselves what they lack: the most frequent reason first.

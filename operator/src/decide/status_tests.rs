@@ -1,6 +1,7 @@
 //! What policies say of themselves.
 
 use super::simulation::{Cluster, Step};
+use crate::world::StoppedRollout;
 use serde_json::json;
 
 #[test]
@@ -129,4 +130,30 @@ fn each_change_of_a_policy_has_its_own_time() {
     let mut cluster = cluster.restarted();
     cluster.pass();
     assert_eq!(cluster.condition("default", "Ready").1, "AgentSilent");
+}
+
+#[test]
+fn a_rollout_that_has_stopped_is_said_on_the_policy_of_its_node_alone() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("all", 1, json!({"routingMode": "tunnel"}));
+    let far =
+        json!({"routingMode": "tunnel", "priority": 1, "nodeSelector": {"matchLabels": {"name": "k8s-w0"}}});
+    cluster.policy("far", 2, far);
+    cluster.settle();
+    cluster.world.rollout = Some(StoppedRollout {
+        node: "k8s-w0".to_owned(),
+        why: "the agent in pod podlane-agent-x does not run".to_owned(),
+        left: 2,
+    });
+    cluster.settle();
+    let (status, reason, message) = cluster.condition("far", "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "RolloutStopped"));
+    assert!(
+        message.contains("does not run. 2 other agents are left as they were"),
+        "{message}"
+    );
+    assert_eq!(cluster.condition("all", "Ready").1, "AsDeclared");
+    cluster.world.rollout = None;
+    cluster.settle();
+    assert_eq!(cluster.condition("far", "Ready").1, "AsDeclared");
 }

@@ -5,7 +5,9 @@ use crate::seen::Seen;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 use podlane_crds::reason::{MOVING, OPENING};
-use podlane_crds::{ConditionType, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink};
+use podlane_crds::{
+    ConditionType, Encapsulation, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink,
+};
 use podlane_plan::lane::Lane;
 use podlane_plan::pair::Refusal;
 use podlane_plan::probes::{Doubt, ProbeKey};
@@ -57,8 +59,44 @@ pub struct Report {
     pub pod_network: Option<(bool, Arc<str>, Arc<str>)>,
     /// How many peers it has been told of.
     pub peers: u32,
+    /// The very agent that writes this; none: it is in no pod.
+    pub instance: Option<Box<str>>,
+    /// How far it is with proving its lanes; none: it has none to prove, or no programs that could.
+    pub proving: Option<Proving>,
     /// The peers that are not reached as declared.
     pub troubles: Vec<Trouble>,
+}
+
+/// How far an agent is with proving its lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proving {
+    /// Lanes of which something is known.
+    pub probed: u32,
+    /// Lanes that carry full-size packets both ways.
+    pub answering: u32,
+}
+
+impl Proving {
+    fn of(status: &RoutingNodeStatus) -> Option<Self> {
+        let counts = status.counts?;
+        let has_programs = status
+            .datapath
+            .as_ref()
+            .is_some_and(|datapath| datapath.encapsulation == Encapsulation::Ebpf);
+        if !has_programs || counts.total <= counts.refused {
+            return None;
+        }
+        let probes = status.probes.unwrap_or_default();
+        Some(Self {
+            probed: probes.probed,
+            answering: probes.answering,
+        })
+    }
+
+    /// Whether all that it probes do. Which those are is bounded: in a large cluster a few of its lanes.
+    pub const fn is_done(self) -> bool {
+        self.probed > 0 && self.answering == self.probed
+    }
 }
 
 /// A peer that is not reached as declared.
@@ -129,6 +167,8 @@ impl Report {
             pod_network: condition(ConditionType::PodNetwork)
                 .map(|said| (said.status == "True", share(&said.reason), share(&said.message))),
             peers: status.counts.map_or(0, |counts| counts.total),
+            instance: status.agent_instance.as_deref().map(Box::from),
+            proving: Proving::of(status),
             troubles: status
                 .peers
                 .iter()

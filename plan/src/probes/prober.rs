@@ -348,6 +348,12 @@ impl Prober {
         tally
     }
 
+    /// Whether something is known of each lane in use, and there are such.
+    pub fn has_heard_of_all(&self) -> bool {
+        let mut lanes = self.lanes_in_use().peekable();
+        lanes.peek().is_some() && lanes.all(|series| series.standing(None).is_some())
+    }
+
     fn lanes_in_use(&self) -> impl Iterator<Item = &Series> {
         let all = self.series.values().flatten();
         all.filter(|series| series.target.in_use)

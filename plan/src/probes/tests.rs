@@ -313,7 +313,9 @@ fn a_network_that_carries_less_is_known_with_its_direction_within_three_seconds(
 fn lost_probes_here_and_there_change_nothing() {
     // Two of three are never lost in a row on one lane.
     let mut site = Site::new(3, &[target(VXLAN, true)], everything);
+    assert!(!site.prober.has_heard_of_all());
     site.pass(at(3_000));
+    assert!(site.prober.has_heard_of_all());
     site.arrives = |site, _, _, _, there| !there || site.sent.len() % 3 != 0;
     site.pass(at(120_000));
     assert!(

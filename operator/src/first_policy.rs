@@ -1,0 +1,69 @@
+//! The first policy: made when there has never been one, so that a fresh cluster can be installed in one command.
+//!
+//! A cluster without policies and without RoutingNodes has never had a leading operator, since RoutingNodes are the first thing
+//! that one makes. Whoever deletes the last policy later on gets none back.
+
+use podlane_plan::backoff::Backoff;
+use crate::failure::{asks_to_wait, words};
+use crate::said::Said;
+use kube::api::{ListParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::{Api, Client, Error, Resource};
+use podlane_crds::{RoutingNode, RoutingPolicy};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+/// The first policy's name.
+const NAME: &str = "default";
+
+/// Makes it if it is to be made. Goes on until that is clear: nothing else may be written before.
+pub async fn make(client: &Client, spec: &Value) {
+    let mut backoff = Backoff::default();
+    let mut said = Said::default();
+    loop {
+        match attempt(client, spec).await {
+            Ok(true) => return tracing::info!("made the first RoutingPolicy, {NAME}"),
+            Ok(false) => return,
+            Err(error) => {
+                let why = words(&error);
+                if said.is_news("", &why, Instant::now()) {
+                    tracing::error!(why, "cannot make the first RoutingPolicy; trying again");
+                }
+                let wait = backoff.fail(rand::random());
+                tokio::time::sleep(wait.max(asks_to_wait(&error))).await;
+            }
+        }
+    }
+}
+
+/// Whether it was made; if not, the cluster has had one.
+async fn attempt(client: &Client, spec: &Value) -> Result<bool, Error> {
+    if !is_empty::<RoutingPolicy>(client).await? || !is_empty::<RoutingNode>(client).await? {
+        return Ok(false);
+    }
+    let object = json!({
+        "apiVersion": RoutingPolicy::api_version(&()),
+        "kind": RoutingPolicy::kind(&()),
+        "metadata": {"name": NAME},
+        "spec": spec,
+    });
+    let object = serde_json::from_value(object).map_err(Error::SerdeError)?;
+    let policies: Api<DynamicObject> =
+        Api::all_with(client.clone(), &ApiResource::erase::<RoutingPolicy>(&()));
+    match policies.create(&PostParams::default(), &object).await {
+        // Somebody else was quicker.
+        Err(Error::Api(status)) if status.code == 409 => Ok(false),
+        other => other.map(|_| true),
+    }
+}
+
+async fn is_empty<K>(client: &Client) -> Result<bool, Error>
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug,
+{
+    let one = ListParams::default().limit(1);
+    let list = Api::<PartialObjectMeta<K>>::all(client.clone())
+        .list_metadata(&one)
+        .await?;
+    Ok(list.items.is_empty())
+}

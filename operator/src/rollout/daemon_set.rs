@@ -1,0 +1,218 @@
+//! The agents' DaemonSet, out of the configuration: a pure function.
+//!
+//! What an agent is allowed follows from what it does (docs/operating.md, "What the agent needs"): three capabilities, the
+//! node's network, its BPF file system, and /proc/sys/net, which is writable only where it is mounted a second time.
+
+use super::agent_labels;
+use crate::configuration::Agents;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The label by which a pod tells from which template it is.
+pub const TEMPLATE: &str = "podlane.io/template";
+
+/// Where the node's /proc/sys/net is in an agent's container.
+const SYSCTLS: &str = "/host/proc/sys";
+
+/// Who owns the DaemonSet: it goes when that goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The Deployment's name.
+    pub name: String,
+    /// Its `metadata.uid`.
+    pub uid: String,
+}
+
+/// The DaemonSet as it is to be, for server-side apply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Declared {
+    /// The object.
+    pub object: Value,
+    /// A name for the pods' template: one is another where anything in it is.
+    pub template: String,
+}
+
+/// The DaemonSet.
+pub fn declare(agents: &Agents, namespace: &str, owner: &Owner) -> Declared {
+    let mut template = pod_template(agents);
+    let name = fingerprint(&template);
+    template["metadata"]["labels"][TEMPLATE] = name.as_str().into();
+    let object = json!({
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {
+            "name": agents.name,
+            "namespace": namespace,
+            "labels": agents.labels,
+            "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "Deployment", "name": owner.name, "uid": owner.uid},
+            ],
+        },
+        "spec": {
+            "selector": {"matchLabels": agent_labels()},
+            // Pods are replaced by the operator, each once the one before has proved its lanes.
+            "updateStrategy": {"type": "OnDelete"},
+            "template": template,
+        },
+    });
+    Declared {
+        object,
+        template: name,
+    }
+}
+
+fn pod_template(agents: &Agents) -> Value {
+    let mut labels: BTreeMap<String, String> = agents.pod_labels.clone();
+    let own = agent_labels()
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+    labels.extend(own);
+    let mut spec = json!({
+        "serviceAccountName": agents.service_account,
+        "hostNetwork": true,
+        // The node's resolver: the cluster's is a pod, which needs an agent to be reached.
+        "dnsPolicy": "Default",
+        "terminationGracePeriodSeconds": 10,
+        "imagePullSecrets": agents.image_pull_secrets,
+        "nodeSelector": agents.node_selector,
+        "tolerations": agents.tolerations,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container(agents)],
+        "volumes": [
+            {"name": "bpffs", "hostPath": {"path": "/sys/fs/bpf", "type": "Directory"}},
+            {"name": "sysctls", "hostPath": {"path": "/proc/sys/net", "type": "Directory"}},
+        ],
+    });
+    if !agents.priority_class_name.is_empty() {
+        spec["priorityClassName"] = agents.priority_class_name.as_str().into();
+    }
+    json!({"metadata": {"labels": labels, "annotations": agents.pod_annotations}, "spec": spec})
+}
+
+fn container(agents: &Agents) -> Value {
+    let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+    let mut environment = vec![
+        json!({"name": "NODE_NAME", "valueFrom": field("spec.nodeName")}),
+        json!({"name": "PODLANE_INSTANCE", "valueFrom": field("metadata.uid")}),
+        json!({"name": "RUST_LOG", "value": agents.log_level}),
+    ];
+    if let Some(server) = &agents.api_server {
+        environment.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": server.host}));
+        environment.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": server.port.to_string()}));
+    }
+    json!({
+        "name": "agent",
+        "image": agents.image,
+        "imagePullPolicy": agents.image_pull_policy,
+        "args": [
+            format!("--log-format={}", agents.log_format),
+            format!("--metrics={}", agents.metrics),
+            format!("--sysctls={SYSCTLS}"),
+        ],
+        "env": environment,
+        "resources": agents.resources,
+        "securityContext": {
+            // Capabilities are for root alone: Kubernetes gives no others ambient ones. Of root nothing else is left.
+            "runAsUser": 0,
+            "privileged": false,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]},
+        },
+        "volumeMounts": [
+            // Also where the node mounts its BPF file system later on.
+            {"name": "bpffs", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"},
+            {"name": "sysctls", "mountPath": format!("{SYSCTLS}/net")},
+        ],
+    })
+}
+
+/// FNV-1a, 64 bits, of the JSON, whose members are in the order of their names.
+fn fingerprint(template: &Value) -> String {
+    let hash = template
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+            (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::tests::agents;
+
+    fn declared(change: impl FnOnce(&mut Agents)) -> Declared {
+        let mut agents = agents();
+        change(&mut agents);
+        let owner = Owner {
+            name: agents.owner.clone(),
+            uid: "u".to_owned(),
+        };
+        declare(&agents, "podlane-system", &owner)
+    }
+
+    #[test]
+    fn an_agent_has_no_more_rights_than_it_needs() {
+        let object = declared(|_| {}).object;
+        let pod = &object["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let security = &container["securityContext"];
+        assert_eq!(
+            security["capabilities"],
+            json!({"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]})
+        );
+        assert_eq!(
+            (
+                &security["privileged"],
+                &security["allowPrivilegeEscalation"],
+                &security["readOnlyRootFilesystem"]
+            ),
+            (&json!(false), &json!(false), &json!(true))
+        );
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        assert!(pod.get("hostPID").is_none() && pod.get("hostIPC").is_none());
+        let paths: Vec<_> = pod["volumes"]
+            .as_array()
+            .expect("volumes")
+            .iter()
+            .map(|volume| volume["hostPath"]["path"].as_str().expect("a hostPath"))
+            .collect();
+        assert_eq!(paths, ["/sys/fs/bpf", "/proc/sys/net"]);
+    }
+
+    #[test]
+    fn a_template_has_another_name_when_anything_in_it_is_another() {
+        let before = declared(|_| {});
+        assert_eq!(before, declared(|_| {}));
+        let template = &before.object["spec"]["template"];
+        assert_eq!(template["metadata"]["labels"][TEMPLATE], before.template.as_str());
+        for change in [
+            |agents: &mut Agents| agents.image = "podlane/agent:0.2.0".to_owned(),
+            |agents: &mut Agents| agents.resources = json!({}),
+            |agents: &mut Agents| agents.api_server = None,
+        ] {
+            assert_ne!(declared(change).template, before.template);
+        }
+        // What is not in it replaces no pod.
+        let relabelled = declared(|agents| agents.labels.clear());
+        assert_eq!(relabelled.template, before.template);
+    }
+
+    #[test]
+    fn pods_are_found_by_their_labels_whatever_else_they_are_labelled() {
+        let object = declared(|agents| {
+            agents
+                .pod_labels
+                .insert("app.kubernetes.io/name".to_owned(), "mine".to_owned());
+        })
+        .object;
+        let selector = object["spec"]["selector"]["matchLabels"]
+            .as_object()
+            .expect("labels");
+        for (key, value) in selector {
+            assert_eq!(&object["spec"]["template"]["metadata"]["labels"][key], value);
+        }
+    }
+}
