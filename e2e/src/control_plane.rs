@@ -58,6 +58,8 @@ pub struct ControlPlane {
     directory: PathBuf,
     /// The addresses of its node.
     inside: Vec<IpAddr>,
+    /// Where the machine itself reaches it.
+    outside: SocketAddr,
     apiserver: Process,
     etcd: Process,
 }
@@ -136,10 +138,11 @@ impl ControlPlane {
             authority,
             directory,
             inside: node.all_addresses().map(|own| own.addr()).collect(),
+            outside: SocketAddr::new(outside, API_PORT),
             apiserver,
             etcd,
         };
-        control_plane.write_kubeconfig(&Identity::Admin, SocketAddr::new(outside, API_PORT), kubeconfig)?;
+        control_plane.write_kubeconfig(&Identity::Admin, control_plane.outside, kubeconfig)?;
         control_plane.wait_until_ready()?;
         Ok(control_plane)
     }
@@ -189,6 +192,19 @@ impl ControlPlane {
     pub fn kubeconfig_for(&self, identity: &Identity, on: &Node) -> Result<PathBuf> {
         let (file, ..) = identity.names();
         let path = self.directory.join(format!("{file}.kubeconfig"));
+        self.write_kubeconfig(identity, self.reached_from(on)?, &path)?;
+        Ok(path)
+    }
+
+    /// A kubeconfig with a service account's token, for something on a node of the lab, or on the machine itself.
+    pub fn kubeconfig_with_token(&self, file: &str, token: &str, on: Option<&Node>) -> Result<PathBuf> {
+        let path = self.directory.join(format!("{file}.kubeconfig"));
+        let server = on.map_or(Ok(self.outside), |node| self.reached_from(node))?;
+        self.write(&path, server, file, &format!("{{token: \"{token}\"}}"))?;
+        Ok(path)
+    }
+
+    fn reached_from(&self, on: &Node) -> Result<SocketAddr> {
         let is_reachable = |server: &&IpAddr| {
             on.all_addresses()
                 .any(|own| own.addr().is_ipv6() == server.is_ipv6())
@@ -197,13 +213,21 @@ impl ControlPlane {
             self.inside.iter().find(is_reachable).with_context(|| {
                 format!("{} has no address family in common with the API server", on.name)
             })?;
-        self.write_kubeconfig(identity, SocketAddr::new(*server, API_PORT), &path)?;
-        Ok(path)
+        Ok(SocketAddr::new(*server, API_PORT))
     }
 
     fn write_kubeconfig(&self, identity: &Identity, server: SocketAddr, path: &Path) -> Result<()> {
         let (file, user, group) = identity.names();
         let client = self.authority.client(&file, &user, group)?;
+        let credentials = format!(
+            "{{client-certificate: \"{}\", client-key: \"{}\"}}",
+            client.certificate.display(),
+            client.key.display()
+        );
+        self.write(path, server, &user, &credentials)
+    }
+
+    fn write(&self, path: &Path, server: SocketAddr, user: &str, credentials: &str) -> Result<()> {
         let text = format!(
             "apiVersion: v1\n\
              kind: Config\n\
@@ -213,13 +237,11 @@ impl ControlPlane {
                cluster: {{server: \"https://{server}\", certificate-authority: \"{}\"}}\n\
              users:\n\
              - name: \"{user}\"\n  \
-               user: {{client-certificate: \"{}\", client-key: \"{}\"}}\n\
+               user: {credentials}\n\
              contexts:\n\
              - name: podlane-lab\n  \
                context: {{cluster: podlane-lab, user: \"{user}\"}}\n",
             self.authority.certificate().display(),
-            client.certificate.display(),
-            client.key.display(),
         );
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }

@@ -25,6 +25,15 @@ impl Kubectl {
         }
     }
 
+    /// The same kubectl as whom another kubeconfig says.
+    #[must_use]
+    pub fn with_kubeconfig(&self, kubeconfig: PathBuf) -> Self {
+        Self {
+            kubeconfig,
+            ..self.clone()
+        }
+    }
+
     /// The environment in which `kubectl` on a command line means this one.
     pub fn environment(&self) -> Vec<(String, String)> {
         let directory = self.program.parent().unwrap_or(Path::new("."));

@@ -226,17 +226,29 @@ impl Lab {
         let kubeconfig = self
             .control_plane()?
             .kubeconfig_for(&Identity::Operator, &place)?;
-        let mut arguments = vec![
-            programs::own("podlane-operator")?.display().to_string(),
-            "--kubeconfig".to_owned(),
-            kubeconfig.display().to_string(),
-            "--namespace".to_owned(),
-            SYSTEM_NAMESPACE.to_owned(),
-        ];
+        let mut arguments = vec!["--namespace".to_owned(), SYSTEM_NAMESPACE.to_owned()];
         for cidr in &self.options.topology.cluster_pod_cidrs {
             arguments.extend(["--cluster-pod-cidr".to_owned(), cidr.to_string()]);
         }
         arguments.extend(more.iter().map(|&argument| argument.to_owned()));
+        self.start_operator_as(&kubeconfig, arguments)
+    }
+
+    /// The same as whom a kubeconfig says, with arguments of one's own.
+    pub fn start_operator_as(&mut self, kubeconfig: &Path, more: Vec<String>) -> Result<()> {
+        let place = self
+            .options
+            .topology
+            .nodes
+            .first()
+            .context("a control plane needs a node")?
+            .clone();
+        let mut arguments = vec![
+            programs::own("podlane-operator")?.display().to_string(),
+            "--kubeconfig".to_owned(),
+            kubeconfig.display().to_string(),
+        ];
+        arguments.extend(more);
         let program = podlane_program("operator", arguments).within(&self.namespace(&place.name));
         self.operator = Some(Process::start(program, &self.ledger)?);
         Ok(())
@@ -258,6 +270,11 @@ impl Lab {
         let kubeconfig = self
             .control_plane()?
             .kubeconfig_for(&Identity::Agent(node.to_owned()), &place)?;
+        self.start_agent_as(node, &kubeconfig, more)
+    }
+
+    /// The same as whom a kubeconfig says.
+    pub fn start_agent_as(&mut self, node: &str, kubeconfig: &Path, more: &[&str]) -> Result<()> {
         let mut arguments = vec![
             programs::own("podlane-agent")?.display().to_string(),
             "--kubeconfig".to_owned(),

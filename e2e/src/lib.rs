@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod certificates;
 pub mod control_plane;
+pub mod helm;
 pub mod interrupt;
 pub mod kubectl;
 pub mod lab;

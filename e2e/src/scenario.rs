@@ -21,6 +21,7 @@ use crate::topology::Topology;
 pub struct Scenario {
     name: &'static str,
     programs: &'static [&'static str],
+    missing: Option<String>,
     run: fn(&mut Context) -> Result<()>,
 }
 
@@ -30,6 +31,7 @@ impl Scenario {
         Self {
             name,
             programs: &[],
+            missing: None,
             run,
         }
     }
@@ -38,6 +40,12 @@ impl Scenario {
     #[must_use]
     pub fn needs(self, programs: &'static [&'static str]) -> Self {
         Self { programs, ..self }
+    }
+
+    /// The same scenario; it is ignored where something is missing, for the reason given.
+    #[must_use]
+    pub fn lacks(self, missing: Option<String>) -> Self {
+        Self { missing, ..self }
     }
 }
 
@@ -131,7 +139,7 @@ pub fn run(options: Options, scenarios: impl IntoIterator<Item = Scenario>) -> E
     let trials = scenarios
         .into_iter()
         .map(|scenario| {
-            let missing = missing.clone().or_else(|| {
+            let missing = missing.clone().or_else(|| scenario.missing.clone()).or_else(|| {
                 let program = programs::first_missing(scenario.programs)?;
                 Some(format!("{program} is not installed"))
             });

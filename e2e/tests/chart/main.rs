@@ -1,0 +1,61 @@
+//! The Helm chart: what it renders, what it refuses, and a lab that runs with what it grants and nothing else.
+
+mod installed;
+mod lifecycle;
+mod own_node;
+mod rendering;
+mod rights;
+mod rollout;
+
+use std::process::ExitCode;
+
+use podlane_e2e::helm::HelmPrograms;
+use podlane_e2e::lab::{Extent, Options};
+use podlane_e2e::scenario::{Context, Scenario, run};
+
+fn main() -> ExitCode {
+    let missing = HelmPrograms::find().err().map(|error| format!("{error:#}"));
+    let options = Options {
+        extent: Extent::ControlPlane,
+        ..Options::named("chart")
+    };
+    let scenario =
+        |name, run: fn(&mut Context) -> anyhow::Result<()>| Scenario::new(name, run).lacks(missing.clone());
+    run(
+        options,
+        [
+            scenario(
+                "a value that the chart does not know is refused with its name",
+                rendering::refused,
+            ),
+            scenario(
+                "Helm 3 and 4 render the same, which Kubernetes 1.30 to 1.37 know and the operator reads",
+                rendering::rendered,
+            ),
+            scenario(
+                "no role of the chart reads Secrets or has a wildcard",
+                rights::least,
+            ),
+            scenario(
+                "installed by Helm, operator and agents route the cluster with their service accounts' rights",
+                installed::routed,
+            ),
+            scenario(
+                "an agent's token writes its own node's status and nothing else",
+                own_node::enforced,
+            ),
+            scenario(
+                "the agents' DaemonSet is put back when somebody changes or deletes it",
+                rollout::put_back,
+            ),
+            scenario(
+                "agents are replaced one by one, each once the last one has proved its lanes",
+                rollout::one_by_one,
+            ),
+            scenario(
+                "upgraded, rolled back, uninstalled and installed by the other Helm, policies stay",
+                lifecycle::stays,
+            ),
+        ],
+    )
+}

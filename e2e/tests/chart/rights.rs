@@ -1,0 +1,64 @@
+//! What the chart's roles grant.
+
+use anyhow::{Context as _, Result, ensure};
+use podlane_e2e::scenario::Context;
+use serde_json::Value;
+
+use super::installed::install;
+
+pub(crate) fn least(context: &mut Context) -> Result<()> {
+    let lab = install(context)?;
+    let kubectl = lab.kubectl()?;
+    let all = kubectl.get(&[
+        "clusterroles,roles",
+        "--all-namespaces",
+        "--selector=app.kubernetes.io/name=podlane",
+    ])?;
+    let roles = all["items"].as_array().context("no roles")?;
+    ensure!(roles.len() == 4, "{} roles", roles.len());
+    for role in roles {
+        let name = role["metadata"]["name"].as_str().unwrap_or_default();
+        let is_of_cluster = role["kind"] == "ClusterRole";
+        for rule in role["rules"].as_array().context("no rules")? {
+            let words = |key: &str| -> Vec<String> {
+                let words = rule[key].as_array().into_iter().flatten();
+                words.filter_map(Value::as_str).map(str::to_owned).collect()
+            };
+            let (groups, resources, verbs) = (words("apiGroups"), words("resources"), words("verbs"));
+            ensure!(rule["nonResourceURLs"].is_null(), "{name}: {rule}");
+            for word in groups.iter().chain(&resources).chain(&verbs) {
+                ensure!(!word.contains('*'), "{name} has a wildcard: {rule}");
+            }
+            for resource in &resources {
+                ensure!(
+                    ![
+                        "secrets",
+                        "serviceaccounts",
+                        "configmaps",
+                        "pods/exec",
+                        "nodes/proxy",
+                        "roles",
+                        "clusterroles"
+                    ]
+                    .contains(&resource.as_str()),
+                    "{name} has {resource}: {rule}"
+                );
+            }
+            for verb in &verbs {
+                ensure!(
+                    !["impersonate", "escalate", "bind", "deletecollection"].contains(&verb.as_str()),
+                    "{name} may {verb}: {rule}"
+                );
+            }
+            // Outside of its namespace Podlane writes only what is its own.
+            let writes = verbs
+                .iter()
+                .any(|verb| !["get", "list", "watch"].contains(&verb.as_str()));
+            ensure!(
+                !is_of_cluster || !writes || groups == ["podlane.io"],
+                "{name} writes others' objects in all namespaces: {rule}"
+            );
+        }
+    }
+    Ok(())
+}
