@@ -1,7 +1,7 @@
 # What a person types here. `make demo` needs root, and Rust and Go on the machine; it installs and builds what else it
 # needs, once.
 
-.PHONY: help deps build crds control-plane demo lab lab-down test bench bench-datapath proof
+.PHONY: help deps build crds control-plane demo lab lab-down test bench bench-datapath proof images
 
 # PODLANE_BIN_DIR would make the lab take other programs than those that are built here.
 lab := env -u PODLANE_BIN_DIR ./target/debug/podlane-lab
@@ -15,7 +15,8 @@ help:
 	@echo 'make bench     the figures'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
-	@echo 'make crds      write crds/yaml out of the types'
+	@echo 'make images    build the images of operator and agent into target/images, with buildah'
+	@echo 'make crds      write crds/yaml and the chart'\''s types out of the types'
 	@echo 'make deps      install what is missing of the tools (apt-get)'
 
 deps:
@@ -31,6 +32,9 @@ build:
 
 crds:
 	@cargo run -q -p podlane-crds --bin generate-crds
+
+images: deps
+	@./images/build
 
 demo: deps build
 	@$(lab) demo
