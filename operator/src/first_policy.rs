@@ -3,13 +3,13 @@
 //! A cluster without policies and without RoutingNodes has never had a leading operator, since RoutingNodes are the first thing
 //! that one makes. Whoever deletes the last policy later on gets none back.
 
-use podlane_plan::backoff::Backoff;
 use crate::failure::{asks_to_wait, words};
 use crate::said::Said;
 use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, Error, Resource};
 use podlane_crds::{RoutingNode, RoutingPolicy};
+use podlane_plan::backoff::Backoff;
 use serde_json::{Value, json};
 use std::time::Instant;
 

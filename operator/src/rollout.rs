@@ -7,7 +7,6 @@ pub mod daemon_set;
 pub mod next;
 mod seen;
 
-use podlane_plan::backoff::Backoff;
 use crate::configuration::Agents;
 use crate::failure::{asks_to_wait, of_watch, words};
 use crate::said::Said;
@@ -23,6 +22,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Error, ResourceExt};
 use next::{AgentPod, Next, next};
+use podlane_plan::backoff::Backoff;
 use seen::{SeenDaemonSet, SeenPod};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
