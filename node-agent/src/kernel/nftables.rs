@@ -18,10 +18,14 @@
 //! A chain of the type nat sees the first packet of a flow alone, and a flow that another chain (kube-proxy's) has translated already is
 //! left as it is.
 //!
-//! What is there and sound is changed within: its sets' elements and its chain's rules change with the kernel's generation, which a packet
-//! reads once for all rules of a chain (`nft_do_chain`, net/netfilter/nf_tables_core.c). A chain put in the place of another would not do: a
-//! packet could pass the new one before that moment, when it has no rules yet, and the old one after it, when it has none any more
-//! (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c), and leave with the pod's own address.
+//! What is there and sound is changed within: the chain's rules change with the kernel's generation, which a packet reads once for all rules
+//! of a chain (`nft_do_chain`, net/netfilter/nf_tables_core.c). Two other ways let new flows leave with the pod's own address now and then:
+//!
+//! - A chain in the place of another: a packet could pass the new one before that moment, when it has no rules yet, and the old one after
+//!   it, when it has none any more (`nf_nat_inet_fn`, net/netfilter/nf_nat_core.c).
+//! - Other elements in a set that is in use: a tree of intervals that is changed while it is searched finds what is not there, or
+//!   does not find what is (`nft_rbtree_lookup`, net/netfilter/nft_set_rbtree.c; seen on 6.12). So a set that has to differ is
+//!   another one, under the other of its two names.
 
 mod answer;
 mod expression;
@@ -37,7 +41,7 @@ use ipnet::IpNet;
 use message::{Message, Objects};
 use podlane_plan::kernel::NFTABLES_TABLE;
 use podlane_plan::masquerade::Masquerade;
-use rules::{FAMILIES, Family, ports_of, rules};
+use rules::{FAMILIES, Family, Names, ports_of, rules};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has the name of our table.
@@ -54,10 +58,16 @@ pub(super) enum Table {
 /// What is in our table.
 struct Content {
     masquerade: Masquerade,
-    /// Its sets by name.
-    sets: BTreeMap<&'static str, BTreeSet<IpNet>>,
+    /// Its sets.
+    sets: BTreeMap<Names, Set>,
     /// Whether its chain and its objects are those that we make.
     is_sound: bool,
+}
+
+/// A set of our table's.
+struct Set {
+    name: &'static str,
+    networks: BTreeSet<IpNet>,
 }
 
 /// The kernel's nf_tables.
@@ -104,31 +114,32 @@ impl Nftables {
             objects.add_table();
             objects.add_chain();
         }
-        let mut superfluous = Vec::new();
+        let (mut names, mut superfluous) = (BTreeMap::new(), Vec::new());
         for family in FAMILIES {
             let is_wanted = !of_family(&masquerade.pods, &family).is_empty();
-            for (name, networks) in [(family.pods, &masquerade.pods), (family.plain, &masquerade.plain)] {
-                let is = held.as_ref().and_then(|content| content.sets.get(name));
+            for (set, networks) in [(family.pods, &masquerade.pods), (family.plain, &masquerade.plain)] {
+                let held = held.as_ref().and_then(|content| content.sets.get(&set));
                 let networks = of_family(networks, &family);
-                if !is_wanted {
-                    superfluous.extend(is.map(|_| name));
-                    continue;
-                }
-                if is.is_none() {
+                let name = match held {
+                    Some(held) if is_wanted && held.networks == networks => held.name,
+                    Some(held) => {
+                        superfluous.push(held.name);
+                        set[usize::from(held.name == set[0])]
+                    }
+                    None => set[0],
+                };
+                names.insert(set, name);
+                if is_wanted && held.is_none_or(|held| held.name != name) {
                     objects.add_set(name, family.is_six);
-                } else if is == Some(&networks) {
-                    continue;
-                } else {
-                    objects.empty_set(name);
+                    let networks: Vec<IpNet> = networks.into_iter().collect();
+                    objects.add_elements(name, &intervals::elements(&networks));
                 }
-                let networks: Vec<IpNet> = networks.into_iter().collect();
-                objects.add_elements(name, &intervals::elements(&networks));
             }
         }
         if held.is_some() {
             objects.empty_chain();
         }
-        for rule in rules(masquerade) {
+        for rule in rules(masquerade, |set| names.get(&set).copied().unwrap_or(set[0])) {
             objects.add_rule(&rule);
         }
         // Rules do without them by then.
@@ -167,20 +178,25 @@ impl Nftables {
     fn content(&mut self, table: answer::Table) -> Result<Content, TransportError> {
         let chain = self.object(&message::get_chain(), answer::Chain::decode)?;
         let found: Vec<String> = self.list(&message::get_rules(), answer::rule_comment)?;
-        let mut sets = BTreeMap::new();
-        for name in FAMILIES.iter().flat_map(|family| [family.pods, family.plain]) {
-            match self.elements(&message::get_elements(name)) {
-                Ok(elements) => {
-                    sets.insert(name, intervals::networks(&elements).into_iter().collect());
+        let mut sets: BTreeMap<Names, Set> = BTreeMap::new();
+        let mut count = 0;
+        for set in FAMILIES.iter().flat_map(|family| [family.pods, family.plain]) {
+            for name in set {
+                match self.elements(&message::get_elements(name)) {
+                    Ok(elements) => {
+                        count += 1;
+                        let networks = intervals::networks(&elements).into_iter().collect();
+                        sets.entry(set).or_insert(Set { name, networks });
+                    }
+                    // There is no such set.
+                    Err(TransportError::Refused(_)) => {}
+                    Err(error) => return Err(error),
                 }
-                // There is no such set.
-                Err(TransportError::Refused(_)) => {}
-                Err(error) => return Err(error),
             }
         }
-        let all = |which: fn(&Family) -> &'static str| -> BTreeSet<IpNet> {
-            let of_families = FAMILIES.iter().filter_map(|family| sets.get(which(family)));
-            of_families.flatten().copied().collect()
+        let all = |which: fn(&Family) -> Names| -> BTreeSet<IpNet> {
+            let of_families = FAMILIES.iter().filter_map(|family| sets.get(&which(family)));
+            of_families.flat_map(|set| &set.networks).copied().collect()
         };
         let mut masquerade = Masquerade {
             pods: all(|family| family.pods),
@@ -188,11 +204,15 @@ impl Nftables {
             ports: found.iter().find_map(|comment| ports_of(comment)),
             intact: true,
         };
-        let declared: Vec<String> = rules(&masquerade).into_iter().map(|rule| rule.comment).collect();
+        let declared: Vec<String> = rules(&masquerade, |set| set[0])
+            .into_iter()
+            .map(|rule| rule.comment)
+            .collect();
         let is_sound = table.is_active
             && chain.is_some_and(|chain| chain.is_as_made())
             // The chain and the sets, and nothing that somebody else has put there.
-            && usize::try_from(table.uses) == Ok(sets.len() + 1);
+            && count == sets.len()
+            && usize::try_from(table.uses) == Ok(count + 1);
         masquerade.intact = is_sound && found == declared;
         Ok(Content {
             masquerade,

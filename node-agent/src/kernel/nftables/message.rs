@@ -32,7 +32,6 @@ const NEW_SET: u16 = 9;
 const DELETE_SET: u16 = 11;
 const NEW_ELEMENTS: u16 = 12;
 const GET_ELEMENTS: u16 = 13;
-const DELETE_ELEMENTS: u16 = 14;
 
 /// The one chain.
 const CHAIN: &str = "postrouting";
@@ -168,14 +167,6 @@ impl Objects {
         self.add(DELETE_RULE, 0, |body| {
             text(body, rule::TABLE, NFTABLES_TABLE);
             text(body, rule::CHAIN, CHAIN);
-        });
-    }
-
-    /// Without elements all of the set's are meant (`nf_tables_delsetelem`).
-    pub(super) fn empty_set(&mut self, name: &str) {
-        self.add(DELETE_ELEMENTS, 0, |body| {
-            text(body, elements::TABLE, NFTABLES_TABLE);
-            text(body, elements::SET, name);
         });
     }
 

@@ -8,24 +8,27 @@ use podlane_plan::masquerade::{Masquerade, Ports};
 pub(super) struct Family {
     pub(super) is_six: bool,
     name: &'static str,
-    /// The set of pods' networks.
-    pub(super) pods: &'static str,
-    /// The set of destinations at which pods keep their own address.
-    pub(super) plain: &'static str,
+    /// The set of pods' networks, by either name.
+    pub(super) pods: Names,
+    /// The set of destinations at which pods keep their own address, by either name.
+    pub(super) plain: Names,
 }
+
+/// A set's two names: one that has to differ is made under the other name.
+pub(super) type Names = [&'static str; 2];
 
 pub(super) const FAMILIES: [Family; 2] = [
     Family {
         is_six: false,
         name: "IPv4",
-        pods: "pods4",
-        plain: "plain4",
+        pods: ["pods4", "pods4_2"],
+        plain: ["plain4", "plain4_2"],
     },
     Family {
         is_six: true,
         name: "IPv6",
-        pods: "pods6",
-        plain: "plain6",
+        pods: ["pods6", "pods6_2"],
+        plain: ["plain6", "plain6_2"],
     },
 ];
 
@@ -38,8 +41,8 @@ pub(super) struct Rule {
     pub(super) expressions: Expressions,
 }
 
-/// The rules in their order.
-pub(super) fn rules(masquerade: &Masquerade) -> Vec<Rule> {
+/// The rules in their order. `named` says under which of its names a set stands.
+pub(super) fn rules(masquerade: &Masquerade, named: impl Fn(Names) -> &'static str) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in FAMILIES {
         if !masquerade
@@ -51,18 +54,22 @@ pub(super) fn rules(masquerade: &Masquerade) -> Vec<Rule> {
         }
         let protocols = WITH_PORTS.iter().map(Some);
         let protocols = protocols.filter(|_| masquerade.ports.is_some()).chain([None]);
-        rules.extend(protocols.map(|protocol| rule(&family, protocol, masquerade.ports)));
+        rules.extend(protocols.map(|protocol| {
+            let sets = [named(family.pods), named(family.plain)];
+            rule(&family, sets, protocol, masquerade.ports)
+        }));
     }
     rules
 }
 
-fn rule(family: &Family, protocol: Option<&(&str, u8)>, ports: Option<Ports>) -> Rule {
+fn rule(family: &Family, sets: [&str; 2], protocol: Option<&(&str, u8)>, ports: Option<Ports>) -> Rule {
     let mut expressions = Expressions::default();
     expressions.of_family(family.is_six);
     expressions.address(family.is_six, expression::Side::Source);
-    expressions.is_in(family.pods);
+    let [pods, plain] = sets;
+    expressions.is_in(pods);
     expressions.address(family.is_six, expression::Side::Destination);
-    expressions.is_not_in(family.plain);
+    expressions.is_not_in(plain);
     let name = family.name;
     let mut comment = format!("pods' {name} to elsewhere takes the node's address");
     match (protocol, ports) {
@@ -100,7 +107,10 @@ mod tests {
             intact: true,
         };
         let comments = |masquerade: &Masquerade| -> Vec<String> {
-            rules(masquerade).into_iter().map(|rule| rule.comment).collect()
+            rules(masquerade, |names| names[0])
+                .into_iter()
+                .map(|rule| rule.comment)
+                .collect()
         };
         assert_eq!(
             comments(&masquerade),
