@@ -37,6 +37,9 @@ pub struct Agents {
     /// The API server as agents reach it; absent: the in-cluster Service.
     #[serde(default)]
     pub api_server: Option<ApiServer>,
+    /// The CNI configuration that each agent keeps; absent: another network plugin connects pods.
+    #[serde(default)]
+    pub cni: Option<Cni>,
     /// text or json.
     pub log_format: String,
     /// As RUST_LOG is written.
@@ -74,6 +77,16 @@ pub struct ApiServer {
     pub host: String,
     /// Its port.
     pub port: u16,
+}
+
+/// Where the CNI configuration is kept on each node.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cni {
+    /// The directory.
+    pub conf_dir: String,
+    /// The file's name.
+    pub conf_name: String,
 }
 
 /// Why there is no configuration.
@@ -122,6 +135,7 @@ agents:
   imagePullPolicy: IfNotPresent
   imagePullSecrets: [{"name":"registry"}]
   apiServer: {host: "192.168.10.100", port: 6443}
+  cni: {confDir: "/etc/cni/net.d", confName: "10-podlane.conflist"}
   logFormat: json
   logLevel: "info"
   metrics: "127.0.0.1:9964"

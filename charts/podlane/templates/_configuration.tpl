@@ -15,6 +15,9 @@ agents:
   {{- if .Values.k8sServiceHost }}
   apiServer: {host: {{ .Values.k8sServiceHost | quote }}, port: {{ .Values.k8sServicePort }}}
   {{- end }}
+  {{- if .Values.cni.install }}
+  cni: {confDir: {{ .Values.cni.confDir | quote }}, confName: {{ .Values.cni.confName | quote }}}
+  {{- end }}
   logFormat: {{ $agents.logFormat }}
   logLevel: {{ $agents.logLevel | quote }}
   metrics: {{ $agents.metrics | quote }}

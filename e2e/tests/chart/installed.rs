@@ -218,8 +218,15 @@ pub(crate) fn start_agent(lab: &mut Lab, node: &str, pod: &Value) -> Result<()> 
         .context("no arguments")?
         .iter()
         .filter_map(Value::as_str);
+    let directory = lab.directory().join(format!("cni-{node}"));
+    fs::create_dir_all(&directory)?;
+    let cni = format!("--cni-conf-dir={}", directory.display());
     let mut arguments = vec![bpffs.as_str(), &instance];
-    arguments.extend(given.filter(|argument| !argument.starts_with("--sysctls=")));
+    arguments.extend(given.filter_map(|argument| match argument.split_once('=') {
+        Some(("--sysctls", _)) => None,
+        Some(("--cni-conf-dir", _)) => Some(cni.as_str()),
+        _ => Some(argument),
+    }));
     lab.start_agent_as(node, &kubeconfig, &arguments)
 }
 

@@ -10,8 +10,19 @@ use podlane_operator::configuration::Configuration;
 use podlane_operator::rollout::daemon_set::{Owner, declare};
 
 /// Values, each a `--set`.
-const VARIANTS: [&[&str]; 7] = [
+const VARIANTS: [&[&str]; 9] = [
     &[],
+    &[
+        "cni.install=false",
+        "firstPolicy.routingMode=native",
+        "firstPolicy.masquerade.mode=Always",
+    ],
+    &[
+        "ipam.clusterPoolIPv4PodCIDRList={172.20.0.0/16,172.21.0.0/16}",
+        "ipam.clusterPoolIPv6PodCIDRList={fd00:20::/104}",
+        "ipam.clusterPoolIPv6MaskSize=112",
+        "cni.confDir=/var/lib/rancher/k3s/agent/etc/cni/net.d",
+    ],
     &[
         "firstPolicy.routingMode=tunnel",
         "firstPolicy.tunnel.protocol=geneve",

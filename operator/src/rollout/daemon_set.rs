@@ -14,6 +14,9 @@ pub const TEMPLATE: &str = "podlane.io/template";
 /// Where the node's /proc/sys/net is in an agent's container.
 const SYSCTLS: &str = "/host/proc/sys";
 
+/// Where the node's directory of CNI configurations is in an agent's container.
+const CNI: &str = "/host/cni";
+
 /// Who owns the DaemonSet: it goes when that goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -78,15 +81,24 @@ fn pod_template(agents: &Agents) -> Value {
         "tolerations": agents.tolerations,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container(agents)],
-        "volumes": [
-            {"name": "bpffs", "hostPath": {"path": "/sys/fs/bpf", "type": "Directory"}},
-            {"name": "sysctls", "hostPath": {"path": "/proc/sys/net", "type": "Directory"}},
-        ],
+        "volumes": volumes(agents),
     });
     if !agents.priority_class_name.is_empty() {
         spec["priorityClassName"] = agents.priority_class_name.as_str().into();
     }
     json!({"metadata": {"labels": labels, "annotations": agents.pod_annotations}, "spec": spec})
+}
+
+fn volumes(agents: &Agents) -> Vec<Value> {
+    let mut volumes = vec![
+        json!({"name": "bpffs", "hostPath": {"path": "/sys/fs/bpf", "type": "Directory"}}),
+        json!({"name": "sysctls", "hostPath": {"path": "/proc/sys/net", "type": "Directory"}}),
+    ];
+    if let Some(cni) = &agents.cni {
+        // Not there yet where the container runtime is new.
+        volumes.push(json!({"name": "cni", "hostPath": {"path": cni.conf_dir, "type": "DirectoryOrCreate"}}));
+    }
+    volumes
 }
 
 fn container(agents: &Agents) -> Value {
@@ -100,15 +112,26 @@ fn container(agents: &Agents) -> Value {
         environment.push(json!({"name": "KUBERNETES_SERVICE_HOST", "value": server.host}));
         environment.push(json!({"name": "KUBERNETES_SERVICE_PORT", "value": server.port.to_string()}));
     }
+    let mut arguments = vec![
+        format!("--log-format={}", agents.log_format),
+        format!("--metrics={}", agents.metrics),
+        format!("--sysctls={SYSCTLS}"),
+    ];
+    let mut mounts = vec![
+        // Also where the node mounts its BPF file system later on.
+        json!({"name": "bpffs", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"}),
+        json!({"name": "sysctls", "mountPath": format!("{SYSCTLS}/net")}),
+    ];
+    if let Some(cni) = &agents.cni {
+        arguments.push(format!("--cni-conf-dir={CNI}"));
+        arguments.push(format!("--cni-conf-name={}", cni.conf_name));
+        mounts.push(json!({"name": "cni", "mountPath": CNI}));
+    }
     json!({
         "name": "agent",
         "image": agents.image,
         "imagePullPolicy": agents.image_pull_policy,
-        "args": [
-            format!("--log-format={}", agents.log_format),
-            format!("--metrics={}", agents.metrics),
-            format!("--sysctls={SYSCTLS}"),
-        ],
+        "args": arguments,
         "env": environment,
         "resources": agents.resources,
         "securityContext": {
@@ -119,11 +142,7 @@ fn container(agents: &Agents) -> Value {
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]},
         },
-        "volumeMounts": [
-            // Also where the node mounts its BPF file system later on.
-            {"name": "bpffs", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"},
-            {"name": "sysctls", "mountPath": format!("{SYSCTLS}/net")},
-        ],
+        "volumeMounts": mounts,
     })
 }
 
@@ -179,7 +198,7 @@ mod tests {
             .iter()
             .map(|volume| volume["hostPath"]["path"].as_str().expect("a hostPath"))
             .collect();
-        assert_eq!(paths, ["/sys/fs/bpf", "/proc/sys/net"]);
+        assert_eq!(paths, ["/sys/fs/bpf", "/proc/sys/net", "/etc/cni/net.d"]);
     }
 
     #[test]
@@ -192,6 +211,7 @@ mod tests {
             |agents: &mut Agents| agents.image = "podlane/agent:0.2.0".to_owned(),
             |agents: &mut Agents| agents.resources = json!({}),
             |agents: &mut Agents| agents.api_server = None,
+            |agents: &mut Agents| agents.cni = None,
         ] {
             assert_ne!(declared(change).template, before.template);
         }
