@@ -50,12 +50,13 @@ pub(crate) fn least(context: &mut Context) -> Result<()> {
                     "{name} may {verb}: {rule}"
                 );
             }
-            // Outside of its namespace Podlane writes only what is its own.
+            // Outside of its namespace Podlane writes only what is its own, and the condition NetworkUnavailable of Nodes.
             let writes = verbs
                 .iter()
                 .any(|verb| !["get", "list", "watch"].contains(&verb.as_str()));
+            let is_network_condition = groups == [""] && resources == ["nodes/status"] && verbs == ["patch"];
             ensure!(
-                !is_of_cluster || !writes || groups == ["podlane.io"],
+                !is_of_cluster || !writes || groups == ["podlane.io"] || is_network_condition,
                 "{name} writes others' objects in all namespaces: {rule}"
             );
         }
