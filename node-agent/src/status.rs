@@ -1,10 +1,10 @@
 //! Keeps the node's status in the API server as it should be.
 
 use crate::report::own_part;
+use crate::watch::API_SERVER;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource};
 use podlane_crds::{RoutingNode, RoutingNodeStatus};
-use podlane_plan::backoff::Backoff;
 use std::time::Duration;
 use tokio::sync::watch::Receiver;
 
@@ -26,7 +26,7 @@ pub async fn keep(
     mut held: Receiver<Option<RoutingNodeStatus>>,
 ) {
     let api: Api<RoutingNode> = Api::all(client);
-    let mut backoff = Backoff::API_SERVER;
+    let mut backoff = API_SERVER;
     let mut said: Option<String> = None;
     let mut is = None;
     loop {

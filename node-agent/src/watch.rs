@@ -18,6 +18,9 @@ use tokio::sync::mpsc::Sender;
 /// Objects a page of a listing: a slice is some 40 KiB of JSON, and a page is held as a whole while it is read.
 const PAGE: u32 = 8;
 
+/// How long to wait with calls to the API server that fail.
+pub(crate) const API_SERVER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
+
 /// How long a watch must have gone well for its next failure to count as the first.
 const WELL: Duration = Duration::from_secs(60);
 
@@ -80,7 +83,7 @@ async fn follow<K, T>(
     T: From<K> + Clone + std::fmt::Debug + Send + 'static,
 {
     let mut events = std::pin::pin!(watcher::watcher(api, config.timeout(240)));
-    let mut backoff = Backoff::API_SERVER;
+    let mut backoff = API_SERVER;
     let mut last_failure: Option<Instant> = None;
     let mut said: Option<String> = None;
     while let Some(event) = events.next().await {

@@ -2,7 +2,7 @@
 
 mod request;
 
-use crate::failure::{asks_to_wait, words};
+use crate::failure::{API_SERVER, asks_to_wait, words};
 use crate::said::Said;
 use crate::watch::{Kept, Shared};
 use crate::world::{Kind, Source, World};
@@ -35,11 +35,21 @@ pub struct Applier {
 }
 
 /// What became of the writes to one object.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Target {
     backoff: Backoff,
     not_before: Option<Instant>,
     written: Option<u64>,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            backoff: API_SERVER,
+            not_before: None,
+            written: None,
+        }
+    }
 }
 
 /// What became of a pass' writes.
@@ -92,7 +102,7 @@ impl Applier {
             client,
             said: Said::default(),
             targets: BTreeMap::new(),
-            away: Backoff::API_SERVER,
+            away: API_SERVER,
         }
     }
 

@@ -6,6 +6,9 @@ use kube::runtime::watcher;
 use podlane_plan::backoff::Backoff;
 use std::time::Duration;
 
+/// How long to wait with calls to the API server that fail.
+pub const API_SERVER: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(30));
+
 /// A failed request in words.
 pub fn words(error: &Error) -> String {
     match error {
@@ -64,7 +67,7 @@ fn retry_after(status: &Status) -> Duration {
         .details
         .as_ref()
         .map_or(0, |details| details.retry_after_seconds);
-    Duration::from_secs(seconds.into()).min(Backoff::API_SERVER.longest())
+    Duration::from_secs(seconds.into()).min(API_SERVER.longest())
 }
 
 /// An error and what caused it: the cause is what says something.

@@ -3,13 +3,12 @@
 //! A cluster without policies and without RoutingNodes has never had a leading operator, since RoutingNodes are the first thing
 //! that one makes. Whoever deletes the last policy later on gets none back.
 
-use crate::failure::{asks_to_wait, words};
+use crate::failure::{API_SERVER, asks_to_wait, words};
 use crate::said::Said;
 use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, Error, Resource};
 use podlane_crds::{RoutingNode, RoutingPolicy};
-use podlane_plan::backoff::Backoff;
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -18,7 +17,7 @@ const NAME: &str = "default";
 
 /// Makes it if it is to be made. Goes on until that is clear: nothing else may be written before.
 pub async fn make(client: &Client, spec: &Value) {
-    let mut backoff = Backoff::default();
+    let mut backoff = API_SERVER;
     let mut said = Said::default();
     loop {
         match attempt(client, spec).await {

@@ -8,7 +8,7 @@ pub mod next;
 mod seen;
 
 use crate::configuration::Agents;
-use crate::failure::{asks_to_wait, of_watch, words};
+use crate::failure::{API_SERVER, asks_to_wait, of_watch, words};
 use crate::said::Said;
 use crate::watch::Shared;
 use crate::world::StoppedRollout;
@@ -63,7 +63,7 @@ pub async fn run(client: &Client, namespace: &str, agents: &Agents, shared: &Sha
         listing: None,
         is_listed: false,
         waits: None,
-        backoff: Backoff::default(),
+        backoff: API_SERVER,
         said: Said::default(),
     };
     let mut events = rollout.events();

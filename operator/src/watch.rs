@@ -1,6 +1,6 @@
 //! Keeping the picture: one watch a kind. While a watch fails, what was seen last stays.
 
-use crate::failure::{of_watch, watch_asks_to_wait};
+use crate::failure::{API_SERVER, of_watch, watch_asks_to_wait};
 use crate::said::Said;
 use crate::seen::{Seen, SeenNode};
 use crate::world::{Change, Kind, Source, World};
@@ -8,7 +8,6 @@ use futures::StreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use podlane_crds::{PeerSlice, RoutingNode, RoutingPolicy};
-use podlane_plan::backoff::Backoff;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
@@ -86,7 +85,7 @@ pub async fn follow<K: Kept>(client: Client, shared: &Shared) {
     let config = watcher::Config::default().page_size(PAGE);
     let mut stream = pin!(watcher(Api::<K>::all(client), config));
     let mut listing: BTreeSet<String> = BTreeSet::new();
-    let mut backoff = Backoff::API_SERVER;
+    let mut backoff = API_SERVER;
     let mut said = Said::default();
     while let Some(event) = stream.next().await {
         match event {

@@ -11,9 +11,6 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// For calls to the API server.
-    pub const API_SERVER: Self = Self::new(Duration::from_millis(200), Duration::from_secs(20));
-
     /// From `first` to `longest`.
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self {
@@ -49,20 +46,13 @@ impl Backoff {
     }
 }
 
-impl Default for Backoff {
-    /// [`Backoff::API_SERVER`].
-    fn default() -> Self {
-        Self::API_SERVER
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn waits_double_up_to_a_bound_and_are_spread() {
-        let mut backoff = Backoff::API_SERVER;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(20));
         let waits: Vec<_> = (0..40).map(|_| backoff.fail(1.0)).collect();
         assert_eq!(waits[..3], [200, 400, 800].map(Duration::from_millis));
         assert_eq!(waits[39], Duration::from_secs(20));
