@@ -69,6 +69,7 @@ impl<'de, K: Resource<DynamicType = ()> + DeserializeOwned> Deserialize<'de> for
     }
 }
 
+/// What is seen of an object of a kind is asked for as that kind. It wants `metadata`, and in scope `Cow`, `ObjectMeta` and `Resource`.
 macro_rules! resource_as {
     ($seen:ty, $kind:ty $(, $parameter:ident)?) => {
         impl$(<$parameter: Resource<DynamicType = ()>>)? Resource for $seen {
@@ -96,6 +97,8 @@ macro_rules! resource_as {
         }
     };
 }
+
+pub(crate) use resource_as;
 
 resource_as!(Seen<K>, K, K);
 resource_as!(SeenNode, ApiNode);

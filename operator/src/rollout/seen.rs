@@ -2,6 +2,7 @@
 
 use super::daemon_set::TEMPLATE;
 use super::next::AgentPod;
+use crate::seen::resource_as;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -79,34 +80,6 @@ fn lean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         labels: meta.labels,
         ..ObjectMeta::default()
     })
-}
-
-macro_rules! resource_as {
-    ($seen:ty, $kind:ty) => {
-        impl Resource for $seen {
-            type DynamicType = ();
-            type Scope = <$kind as Resource>::Scope;
-
-            fn kind(_: &()) -> Cow<'_, str> {
-                <$kind>::kind(&())
-            }
-            fn group(_: &()) -> Cow<'_, str> {
-                <$kind>::group(&())
-            }
-            fn version(_: &()) -> Cow<'_, str> {
-                <$kind>::version(&())
-            }
-            fn plural(_: &()) -> Cow<'_, str> {
-                <$kind>::plural(&())
-            }
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
 }
 
 resource_as!(SeenPod, Pod);
