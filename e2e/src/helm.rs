@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::programs;
+use crate::programs::{self, Answer};
 
 /// The versions of Kubernetes that the chart promises to work with, by their minor number.
 pub const KUBERNETES: std::ops::RangeInclusive<u8> = 30..=37;
@@ -27,35 +27,16 @@ pub struct HelmPrograms {
 impl HelmPrograms {
     /// Finds them; an error says how to fetch them where they are missing.
     pub fn find() -> Result<Self> {
-        let fetch = programs::sources().join("helm/fetch");
-        let output = Command::new(&fetch)
-            .arg("--check")
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("cannot run {}", fetch.display()))?;
-        if !output.status.success() {
-            bail!(
-                "Helm was not found: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        let answer = String::from_utf8_lossy(&output.stdout);
-        let path = |name: &str| {
-            answer
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-                .map(PathBuf::from)
-                .with_context(|| format!("{} does not say where {name} is", fetch.display()))
-        };
+        let answer = Answer::of("helm/fetch", &["--check"], Stdio::piped(), "Helm was not found")?;
         let helm = |major: u8| {
             Ok::<_, anyhow::Error>(Helm {
                 major,
-                program: path(&format!("helm{major}"))?,
+                program: answer.path(&format!("helm{major}"))?,
             })
         };
         Ok(Self {
             helms: [helm(3)?, helm(4)?],
-            schemas: Schemas(path("schemas")?),
+            schemas: Schemas(answer.path("schemas")?),
         })
     }
 }

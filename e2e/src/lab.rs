@@ -24,7 +24,7 @@ use crate::network::{self, Naming};
 use crate::process::{Process, Program};
 use crate::programs::{self, ControlPlanePrograms};
 use crate::teardown;
-use crate::topology::{Pod, Topology};
+use crate::topology::{Node, Pod, Topology};
 
 /// How much of the lab to bring up; each contains the ones before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -209,6 +209,12 @@ impl Lab {
         Ok(())
     }
 
+    /// The node where the API server and the operator are.
+    fn control_plane_node(&self) -> Result<&Node> {
+        let nodes = &self.options.topology.nodes;
+        nodes.first().context("a control plane needs a node")
+    }
+
     /// Starts the operator, beside the API server.
     pub fn start_operator(&mut self) -> Result<()> {
         self.start_operator_with(&[])
@@ -216,13 +222,7 @@ impl Lab {
 
     /// The same with further arguments of one's own.
     pub fn start_operator_with(&mut self, more: &[&str]) -> Result<()> {
-        let place = self
-            .options
-            .topology
-            .nodes
-            .first()
-            .context("a control plane needs a node")?
-            .clone();
+        let place = self.control_plane_node()?.clone();
         let kubeconfig = self
             .control_plane()?
             .kubeconfig_for(&Identity::Operator, &place)?;
@@ -236,13 +236,7 @@ impl Lab {
 
     /// The same as whom a kubeconfig says, with arguments of one's own.
     pub fn start_operator_as(&mut self, kubeconfig: &Path, more: Vec<String>) -> Result<()> {
-        let place = self
-            .options
-            .topology
-            .nodes
-            .first()
-            .context("a control plane needs a node")?
-            .clone();
+        let place = self.control_plane_node()?.clone();
         let mut arguments = vec![
             programs::own("podlane-operator")?.display().to_string(),
             "--kubeconfig".to_owned(),

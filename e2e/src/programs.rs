@@ -65,32 +65,50 @@ impl ControlPlanePrograms {
     }
 
     fn ask(arguments: &[&str], messages: Stdio) -> Result<Self> {
-        let build = sources().join("control-plane/build");
-        let output = Command::new(&build)
+        let answer = Answer::of(
+            "control-plane/build",
+            arguments,
+            messages,
+            "etcd, kube-apiserver and kubectl were not found",
+        )?;
+        Ok(Self {
+            etcd: answer.path("etcd")?,
+            kube_apiserver: answer.path("kube-apiserver")?,
+            kubectl: answer.path("kubectl")?,
+        })
+    }
+}
+
+/// What a script that finds programs has said: a line NAME=PATH for each.
+pub(crate) struct Answer {
+    script: PathBuf,
+    lines: String,
+}
+
+impl Answer {
+    /// Asks a script of this crate's folder. Where it fails, the error says so in these words, and in its own.
+    pub(crate) fn of(script: &str, arguments: &[&str], messages: Stdio, failed: &str) -> Result<Self> {
+        let script = sources().join(script);
+        let output = Command::new(&script)
             .args(arguments)
             .stdin(Stdio::null())
             .stderr(messages)
             .output()
-            .with_context(|| format!("cannot run {}", build.display()))?;
+            .with_context(|| format!("cannot run {}", script.display()))?;
         if !output.status.success() {
-            bail!(
-                "etcd, kube-apiserver and kubectl were not found: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("{failed}: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        let answer = String::from_utf8_lossy(&output.stdout);
-        let path = |name: &str| {
-            answer
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-                .map(PathBuf::from)
-                .with_context(|| format!("{} does not say where {name} is", build.display()))
-        };
-        Ok(Self {
-            etcd: path("etcd")?,
-            kube_apiserver: path("kube-apiserver")?,
-            kubectl: path("kubectl")?,
-        })
+        let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(Self { script, lines })
+    }
+
+    /// Where a program is.
+    pub(crate) fn path(&self, name: &str) -> Result<PathBuf> {
+        self.lines
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .map(PathBuf::from)
+            .with_context(|| format!("{} does not say where {name} is", self.script.display()))
     }
 }
 
