@@ -7,7 +7,6 @@ use podlane_agent::kernel::Kernel;
 use podlane_plan::diff::Operation;
 use podlane_plan::kernel::{KernelState, MacAddress, Route, RouteTarget};
 use podlane_test_namespaces::{Test, in_fresh, ip, ip_lines};
-use std::time::{Duration, Instant};
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -23,7 +22,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("ipv6_is_carried_over_ipv6", ipv6_is_carried_over_ipv6),
     ("outer_headers_bear_a_dscp", outer_headers_bear_a_dscp),
     ("operations_can_be_repeated", operations_can_be_repeated),
-    ("a_thousand_routes_go_in_batches", a_thousand_routes_go_in_batches),
+    (
+        "a_refused_route_among_a_thousand_fails_alone",
+        a_refused_route_among_a_thousand_fails_alone,
+    ),
 ];
 
 fn what_is_declared_is_there_and_nothing_is_left_to_do() {
@@ -246,7 +248,7 @@ fn operations_can_be_repeated() {
     assert_eq!(kernel.apply(&gone[2..5], &seen), [Ok(()), Ok(()), Ok(())]);
 }
 
-fn a_thousand_routes_go_in_batches() {
+fn a_refused_route_among_a_thousand_fails_alone() {
     underlay();
     let mut desired = declared();
     for number in 0..1000_u32 {
@@ -265,9 +267,7 @@ fn a_thousand_routes_go_in_batches() {
     let bad = key("10.255.0.0/24");
     desired.routes.insert(bad, via("203.0.113.1"));
     let mut kernel = Kernel::default();
-    let start = Instant::now();
     let failed = failures(pass(&mut kernel, &desired));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(failed.len(), 1, "{failed:?}");
     assert_eq!(failed[0].1.words, "Nexthop has invalid gateway (ENETUNREACH)");
     desired.routes.remove(&bad);

@@ -110,13 +110,12 @@ fn carries(underlay: Underlay) {
             node.open(&wire.far, 0);
             carries_by(&mut wire, &node, 0);
             if underlay == Underlay::Bond {
-                let before = in_use();
+                let before = in_use("eth0");
                 wire.far.ip(&format!("link set {before}-end down"));
-                let begun = std::time::Instant::now();
-                while in_use() == before {
-                    assert!(begun.elapsed() < super::tap::PATIENCE, "{before} is still in use");
-                    std::thread::sleep(std::time::Duration::from_millis(10));
-                }
+                // Each end finds out by itself, and a frame that one sends on the old cable is lost.
+                no_longer_in_use("eth0", &before);
+                wire.far
+                    .run(move || no_longer_in_use("eth0-end", &format!("{before}-end")));
                 carries_by(&mut wire, &node, 0);
             }
         })
@@ -124,9 +123,18 @@ fn carries(underlay: Underlay) {
     }
 }
 
-/// The device of the bond that is in use.
-fn in_use() -> String {
-    std::fs::read_to_string("/proc/thread-self/net/bonding/eth0")
+/// Waits until a bond in the calling thread's namespace has turned to another device.
+fn no_longer_in_use(bond: &str, device: &str) {
+    let begun = std::time::Instant::now();
+    while in_use(bond) == device {
+        assert!(begun.elapsed() < super::tap::PATIENCE, "{device} is still in use");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// The device of a bond that is in use.
+fn in_use(bond: &str) -> String {
+    std::fs::read_to_string(format!("/proc/thread-self/net/bonding/{bond}"))
         .expect("a bond")
         .lines()
         .find_map(|line| line.strip_prefix("Currently Active Slave: "))
