@@ -1,5 +1,7 @@
 //! A real etcd and Kubernetes API server in one node's network namespace, and identities for those who speak to it.
 
+mod identity;
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -9,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+pub use self::identity::Identity;
 use crate::certificates::Authority;
 use crate::kubectl::Kubectl;
 use crate::ledger::{self, HostLink, Ledger};
@@ -21,34 +24,14 @@ use crate::wait::wait_until;
 /// The namespace that Podlane's own namespaced objects are in.
 pub const SYSTEM_NAMESPACE: &str = "podlane-system";
 
+/// The names, without their endings, of the files with the key that signs service accounts' tokens.
+const SERVICE_ACCOUNTS: &str = "service-accounts";
+
+/// The address of the cluster's resolver, out of the Services' range.
+pub const KUBERNETES_DNS: &str = "10.96.0.10";
+
 const API_PORT: u16 = 6443;
 const READY_WITHIN: Duration = Duration::from_secs(60);
-
-/// Who speaks to the API server.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// The cluster's administrator.
-    Admin,
-    /// Podlane's operator.
-    Operator,
-    /// Podlane's agent on the node of this name.
-    Agent(String),
-}
-
-impl Identity {
-    /// The file, user and group that stand for it.
-    fn names(&self) -> (String, String, &'static str) {
-        match self {
-            Self::Admin => ("admin".into(), "kubernetes-admin".into(), "system:masters"),
-            Self::Operator => ("operator".into(), "podlane-operator".into(), "podlane"),
-            Self::Agent(node) => (
-                format!("agent-{node}"),
-                format!("podlane-agent:{node}"),
-                "podlane:agents",
-            ),
-        }
-    }
-}
 
 /// etcd, the API server and what is needed to speak to it.
 #[derive(Debug)]
@@ -96,7 +79,13 @@ impl ControlPlane {
         .chain([outside.to_string(), "10.96.0.1".to_owned()])
         .collect();
         let serving = authority.server("kube-apiserver", alternatives)?;
-        let accounts = authority.key_pair("service-accounts")?;
+        let accounts = authority.key_pair(SERVICE_ACCOUNTS)?;
+        // For `kubectl logs` and `exec`, where there are kubelets.
+        let of_kubelets = authority.client(
+            "kube-apiserver-kubelet-client",
+            "kube-apiserver",
+            "system:masters",
+        )?;
 
         let services = match address {
             IpAddr::V4(_) => "10.96.0.0/16",
@@ -121,6 +110,13 @@ impl ControlPlane {
                 "--service-account-issuer=https://kubernetes.default.svc".into(),
                 format!("--service-account-key-file={}", file(&accounts.certificate)),
                 format!("--service-account-signing-key-file={}", file(&accounts.key)),
+                format!(
+                    "--kubelet-certificate-authority={}",
+                    file(&authority.certificate())
+                ),
+                format!("--kubelet-client-certificate={}", file(&of_kubelets.certificate)),
+                format!("--kubelet-client-key={}", file(&of_kubelets.key)),
+                "--kubelet-preferred-address-types=InternalIP".into(),
             ],
         )
         .within(namespace);
@@ -164,6 +160,16 @@ impl ControlPlane {
     /// kubectl as the administrator, from the machine itself.
     pub fn kubectl(&self) -> &Kubectl {
         &self.kubectl
+    }
+
+    /// Who signs certificates in this cluster.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The key that signs service accounts' tokens.
+    pub fn service_accounts_key(&self) -> PathBuf {
+        self.directory.join("pki").join(format!("{SERVICE_ACCOUNTS}.key"))
     }
 
     /// The API server's process, to freeze, stop and start again.
@@ -246,9 +252,17 @@ impl ControlPlane {
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Makes the Node objects that kubelets would make, with the seed's addresses and pod CIDRs.
-    pub fn create_nodes(&self, topology: &Topology) -> Result<()> {
-        let items: Vec<Value> = topology.nodes.iter().map(node_object).collect();
+    /// Makes the Node objects that kubelets would make, with the seed's addresses and pod CIDRs. Where there are kubelets, the status is
+    /// left to them.
+    pub fn create_nodes(&self, topology: &Topology, kubelets: bool) -> Result<()> {
+        let of = |node: &Node| {
+            let mut object = node_object(node);
+            if kubelets && let Some(fields) = object.as_object_mut() {
+                fields.remove("status");
+            }
+            object
+        };
+        let items: Vec<Value> = topology.nodes.iter().map(of).collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
         self.kubectl.create(&list.to_string()).map(drop)
     }

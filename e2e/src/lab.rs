@@ -48,6 +48,8 @@ pub struct Options {
     pub topology: Topology,
     /// How much of it.
     pub extent: Extent,
+    /// Whether kubelets are to stand behind the Node objects, which then are theirs to describe.
+    pub kubelets: bool,
     /// Whether it stays when this program ends without taking it down.
     pub stays: bool,
     /// Told what was done, as it is done.
@@ -61,6 +63,7 @@ impl Options {
             name: name.into(),
             topology: Topology::seed(2),
             extent: Extent::Podlane,
+            kubelets: false,
             stays: false,
             progress: |_| {},
         }
@@ -133,6 +136,7 @@ impl Lab {
             namespaces: Vec::new(),
             host_link: None,
             processes: Vec::new(),
+            cgroups: Vec::new(),
         })?;
         let lab = Self {
             options,
@@ -177,7 +181,7 @@ impl Lab {
             start,
         );
         let start = Instant::now();
-        control_plane.create_nodes(&self.options.topology)?;
+        control_plane.create_nodes(&self.options.topology, self.options.kubelets)?;
         self.control_plane = Some(control_plane);
         self.tell("Node objects", start);
         Ok(())

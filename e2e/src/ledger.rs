@@ -94,6 +94,9 @@ pub struct State {
     pub host_link: Option<HostLink>,
     /// Its processes.
     pub processes: Vec<StartedProcess>,
+    /// Its control groups, as paths below each hierarchy's root. What is in them is the lab's, whoever started it.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
 }
 
 impl State {

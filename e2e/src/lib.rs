@@ -5,6 +5,7 @@
 
 pub mod capture;
 pub mod certificates;
+pub mod cluster;
 pub mod control_plane;
 pub mod helm;
 pub mod interrupt;

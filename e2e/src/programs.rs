@@ -1,6 +1,7 @@
 //! Where the programs are that the lab starts.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -79,6 +80,50 @@ impl ControlPlanePrograms {
     }
 }
 
+/// The programs of a cluster beside its control plane's: what runs on its nodes, and what works on its objects.
+#[derive(Clone, Debug)]
+pub struct ClusterPrograms {
+    /// kube-controller-manager.
+    pub kube_controller_manager: PathBuf,
+    /// kube-scheduler.
+    pub kube_scheduler: PathBuf,
+    /// The kubelet.
+    pub kubelet: PathBuf,
+    /// kube-proxy.
+    pub kube_proxy: PathBuf,
+    /// CoreDNS.
+    pub coredns: PathBuf,
+}
+
+impl ClusterPrograms {
+    /// Finds them; an error says how to build them where they are missing.
+    pub fn find() -> Result<Self> {
+        Self::ask(&["--cluster", "--check"], Stdio::piped())
+    }
+
+    /// Finds them, and builds what is missing; that takes minutes and is told on standard error.
+    pub fn find_or_build() -> Result<Self> {
+        Self::ask(&["--cluster"], Stdio::inherit())
+    }
+
+    fn ask(arguments: &[&str], messages: Stdio) -> Result<Self> {
+        let answer = Answer::of(
+            "control-plane/build",
+            arguments,
+            messages,
+            "the kubelet and its like were not found",
+        )?;
+        Ok(Self {
+            kube_controller_manager: answer.path("kube-controller-manager")?,
+            kube_scheduler: answer.path("kube-scheduler")?,
+            kubelet: answer.path("kubelet")?,
+            kube_proxy: answer.path("kube-proxy")?,
+            // One file, as a volume of the pod that runs it.
+            coredns: answer.path("coredns")?.canonicalize().context("CoreDNS")?,
+        })
+    }
+}
+
 /// What a script that finds programs has said: a line NAME=PATH for each.
 pub(crate) struct Answer {
     script: PathBuf,
@@ -114,9 +159,14 @@ impl Answer {
 
 /// The first of these programs that is not on PATH.
 pub fn first_missing<'a>(names: &[&'a str]) -> Option<&'a str> {
-    let path = env::var_os("PATH").unwrap_or_default();
+    first_missing_on(env::var_os("PATH").unwrap_or_default(), names)
+}
+
+/// The first of these programs that is not on a path of folders.
+pub fn first_missing_on<'a>(path: impl AsRef<OsStr>, names: &[&'a str]) -> Option<&'a str> {
+    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
     names
         .iter()
         .copied()
-        .find(|name| !env::split_paths(&path).any(|directory| directory.join(name).is_file()))
+        .find(|name| !folders.iter().any(|folder| folder.join(name).is_file()))
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
+use crate::cluster::cgroups;
 use crate::ledger::{self, BaseLock, StartedProcess, State};
 use crate::netns::{self, Namespace};
 use crate::process::send;
@@ -28,6 +29,10 @@ pub fn take_down(state: &State) -> Result<()> {
     };
 
     note(end_processes(&state.processes));
+    // What a container runtime has started is nobody's child, and outlives it.
+    for cgroup in &state.cgroups {
+        note(cgroups::kill_within(cgroup).and_then(|()| cgroups::remove(cgroup)));
+    }
     let namespaces: Vec<Namespace> = state.namespaces.iter().map(Namespace::named).collect();
     let inodes: BTreeMap<u64, &Namespace> = namespaces
         .iter()
@@ -175,6 +180,13 @@ fn find_remains(state: &State, namespaces: &[Namespace], inodes: &BTreeMap<u64, 
             mounts_below(&namespace.path())?
                 .into_iter()
                 .map(|mount| format!("mount {mount}")),
+        );
+    }
+    for cgroup in &state.cgroups {
+        remains.extend(
+            cgroups::remains(cgroup)?
+                .iter()
+                .map(|place| format!("control group {}", place.display())),
         );
     }
     if state.directory.exists() {

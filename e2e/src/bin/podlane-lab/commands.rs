@@ -6,11 +6,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use podlane_e2e::cluster::{self, Cluster, ProxyMode};
 use podlane_e2e::control_plane::admin_kubeconfig;
 use podlane_e2e::interrupt;
 use podlane_e2e::lab::{self, Extent, Lab, Options, down_command};
 use podlane_e2e::ledger;
-use podlane_e2e::programs::ControlPlanePrograms;
+use podlane_e2e::programs::{ClusterPrograms, ControlPlanePrograms};
 use podlane_e2e::scenario::missing_for;
 use podlane_e2e::topology::Topology;
 use podlane_e2e::traffic::{self, Listening};
@@ -65,6 +66,35 @@ pub(crate) fn up(name: &str, pods: u8, extent: Extent, foreground: bool) -> Resu
     }
     lab.down()?;
     println!("The lab is down and nothing of it is left.");
+    Ok(())
+}
+
+pub(crate) fn cluster(name: &str, proxy: ProxyMode, podlane: bool) -> Result<()> {
+    interrupt::watch()?;
+    ClusterPrograms::find_or_build()?;
+    let start = Instant::now();
+    let mut options = cluster::Options::named(name);
+    options.proxy = proxy;
+    options.progress = |line| eprintln!("  {line}");
+    eprintln!("bringing the cluster up");
+    options.podlane = podlane;
+    let mut cluster = Cluster::up(options)?;
+    if podlane {
+        print!("{}", cluster.install_podlane(&[])?);
+    }
+    println!(
+        "The cluster is up ({:.1} s). To look around:",
+        start.elapsed().as_secs_f64()
+    );
+    println!("  export KUBECONFIG={}", admin_kubeconfig(name).display());
+    println!("  kubectl get nodes -o wide");
+    println!("Logs are in {}.", lab::logs(&cluster.lab().directory()).display());
+    println!("Ctrl-C takes it down.");
+    while !interrupt::raised() {
+        sleep(Duration::from_millis(50));
+    }
+    cluster.down()?;
+    println!("The cluster is down and nothing of it is left.");
     Ok(())
 }
 

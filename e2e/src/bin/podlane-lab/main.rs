@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use podlane_e2e::cluster::ProxyMode;
 use podlane_e2e::lab::Extent;
 use podlane_e2e::network::Naming;
 
@@ -43,6 +44,15 @@ enum Command {
         /// Stays until Ctrl-C, and takes the lab down then.
         #[arg(long)]
         foreground: bool,
+    },
+    /// Brings up a cluster with kubelets, with Podlane installed by its chart, until Ctrl-C.
+    Cluster {
+        /// How Services are carried out: nftables or iptables.
+        #[arg(long, default_value_t, value_enum)]
+        proxy_mode: ProxyMode,
+        /// Without Podlane: its nodes have no pod network.
+        #[arg(long)]
+        no_podlane: bool,
     },
     /// Takes the lab down and looks whether anything is left, also after its process was killed.
     Down,
@@ -106,6 +116,10 @@ fn run(arguments: &Arguments) -> Result<()> {
             };
             commands::up(name, *pods, extent, *foreground)
         }
+        Command::Cluster {
+            proxy_mode,
+            no_podlane,
+        } => commands::cluster(name, *proxy_mode, !no_podlane),
         Command::Down => commands::down(name),
         Command::Demo => demo::run(name),
         Command::Status => commands::status(name),

@@ -1,0 +1,359 @@
+//! A real cluster as a lab: on each of the seed's nodes containerd, a kubelet and kube-proxy, beside a control plane with all its
+//! controllers, a resolver, and Podlane as its chart installs it.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use podlane_e2e::cluster::{Cluster, Options};
+//! let mut cluster = Cluster::up(Options::named("mine"))?;
+//! cluster.install_podlane(&[])?;                       // helm install --wait
+//! cluster.kubectl().run(&["get", "nodes"])?;
+//! cluster.machine("k8s-w1")?.kubelet()?.restart()?;    // and containerd(), proxy()
+//! cluster.lab();                                       // nodes' namespaces, pings, streams of numbered packets
+//! cluster.down()                                       // dropping it does so too
+//! # }
+//! ```
+
+pub mod cgroups;
+pub mod images;
+pub mod machine;
+pub mod objects;
+pub mod podlane;
+pub mod settings;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+
+pub use self::machine::Machine;
+use crate::control_plane::Identity;
+use crate::kubectl::Kubectl;
+use crate::lab::{self, Extent, Lab};
+use crate::process::{Process, Program};
+use crate::programs::{self, ClusterPrograms};
+use crate::scenario;
+use crate::topology::{Node, Topology};
+use crate::wait::wait_until;
+
+/// Where the standard CNI plugins are (Debian's containernetworking-plugins).
+pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// How kube-proxy carries out Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum ProxyMode {
+    /// By nftables.
+    #[default]
+    Nftables,
+    /// By iptables.
+    Iptables,
+}
+
+impl fmt::Display for ProxyMode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
+        })
+    }
+}
+
+/// What cluster to bring up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its name, as a lab's.
+    pub name: String,
+    /// How Services are carried out.
+    pub proxy: ProxyMode,
+    /// Whether every node has Podlane's images.
+    pub podlane: bool,
+    /// Archives of further images that every node has.
+    pub images: Vec<PathBuf>,
+    /// Told what was done, as it is done.
+    pub progress: fn(&str),
+}
+
+impl Options {
+    /// The seed's three nodes, kube-proxy by nftables, Podlane's images on each.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            proxy: ProxyMode::default(),
+            podlane: true,
+            images: Vec::new(),
+            progress: |_| {},
+        }
+    }
+}
+
+/// A cluster that is up. Dropping it takes it down.
+#[derive(Debug)]
+pub struct Cluster {
+    // Dropped first: it ends everything, by the ledger.
+    lab: Lab,
+    machines: BTreeMap<String, Machine>,
+    components: Vec<Process>,
+    programs: ClusterPrograms,
+    options: Options,
+}
+
+impl Cluster {
+    /// Brings a cluster up: nodes are registered, and not ready, for nobody connects their pods yet.
+    pub fn up(options: Options) -> Result<Self> {
+        if let Some(reason) = missing() {
+            bail!("{reason}");
+        }
+        let programs = ClusterPrograms::find()?;
+        let lab = Lab::up(lab::Options {
+            topology: Topology::seed(0),
+            extent: Extent::ControlPlane,
+            kubelets: true,
+            progress: options.progress,
+            ..lab::Options::named(&options.name)
+        })?;
+        let mut cluster = Self {
+            lab,
+            machines: BTreeMap::new(),
+            components: Vec::new(),
+            programs,
+            options,
+        };
+        let start = Instant::now();
+        cluster.start_components()?;
+        cluster.boot()?;
+        cluster.tell("containerd on each node, with its images", start);
+        let start = Instant::now();
+        cluster.start_nodes()?;
+        cluster.tell("a kubelet and kube-proxy on each node", start);
+        cluster
+            .kubectl()?
+            .apply(&objects::resolver("k8s-ctr", &cluster.programs.coredns).to_string())?;
+        Ok(cluster)
+    }
+
+    /// The control group that has all nodes' in it.
+    fn cgroup(&self) -> String {
+        format!("podlane-{}", self.lab.name())
+    }
+
+    fn start_components(&mut self) -> Result<()> {
+        let node = self.lab.topology().nodes.first().context("no node")?.clone();
+        let namespace = self.lab.namespace(&node.name);
+        let cidrs: Vec<String> = self
+            .lab
+            .topology()
+            .cluster_pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let control_plane = self.lab.control_plane()?;
+        let own = |identity: Identity| {
+            let kubeconfig = control_plane
+                .kubeconfig_for(&identity, &node)?
+                .display()
+                .to_string();
+            Ok::<_, anyhow::Error>([
+                format!("--kubeconfig={kubeconfig}"),
+                format!("--authentication-kubeconfig={kubeconfig}"),
+                format!("--authorization-kubeconfig={kubeconfig}"),
+                "--bind-address=127.0.0.1".to_owned(),
+                "--leader-elect=false".to_owned(),
+            ])
+        };
+        let mut controllers = vec![self.programs.kube_controller_manager.display().to_string()];
+        controllers.extend(own(Identity::ControllerManager)?);
+        controllers.extend([
+            "--use-service-account-credentials".to_owned(),
+            "--allocate-node-cidrs".to_owned(),
+            format!("--cluster-cidr={}", cidrs.join(",")),
+            "--node-cidr-mask-size=24".to_owned(),
+            "--configure-cloud-routes=false".to_owned(),
+            format!(
+                "--root-ca-file={}",
+                control_plane.authority().certificate().display()
+            ),
+            format!(
+                "--service-account-private-key-file={}",
+                control_plane.service_accounts_key().display()
+            ),
+        ]);
+        let mut scheduler = vec![self.programs.kube_scheduler.display().to_string()];
+        scheduler.extend(own(Identity::Scheduler)?);
+        for (name, arguments) in [
+            ("kube-controller-manager", controllers),
+            ("kube-scheduler", scheduler),
+        ] {
+            let program = Program::new(name, arguments).within(&namespace);
+            self.components.push(Process::start(program, self.lab.ledger())?);
+        }
+        Ok(())
+    }
+
+    /// Makes the machines, all at once, with their container runtimes and images.
+    fn boot(&mut self) -> Result<()> {
+        let cgroup = self.cgroup();
+        self.lab
+            .ledger()
+            .change(|state| state.cgroups.push(cgroup.clone()))?;
+        cgroups::make(&cgroup)?;
+        let mut archives = vec![images::lab_image(&self.lab.directory())?];
+        if self.options.podlane {
+            archives.extend(podlane::archives(&self.lab.directory())?);
+        }
+        archives.extend(self.options.images.iter().cloned());
+        let lab = &self.lab;
+        let boot = |node| {
+            let mut machine = Machine::boot(node, &lab.namespace(&node.name), &cgroup, lab.ledger())?;
+            machine.start_containerd()?;
+            machine.import(&archives)?;
+            Ok::<_, anyhow::Error>(machine)
+        };
+        let machines: Vec<Result<Machine>> = thread::scope(|scope| {
+            let started: Vec<_> = lab
+                .topology()
+                .nodes
+                .iter()
+                .map(|node| scope.spawn(move || boot(node)))
+                .collect();
+            started
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .map_err(|_| anyhow!("panicked"))
+                        .and_then(|machine| machine)
+                })
+                .collect()
+        });
+        for (node, machine) in lab.topology().nodes.iter().zip(machines) {
+            self.machines.insert(node.name.clone(), machine?);
+        }
+        Ok(())
+    }
+
+    fn start_nodes(&mut self) -> Result<()> {
+        let topology = self.lab.topology().clone();
+        let control_plane = self.lab.control_plane()?;
+        for node in &topology.nodes {
+            let machine = self
+                .machines
+                .get_mut(&node.name)
+                .with_context(|| format!("{} was not booted", node.name))?;
+            machine.start_kubelet(&self.programs, control_plane, node)?;
+            machine.start_proxy(
+                &self.programs,
+                control_plane,
+                self.options.proxy,
+                (node, &topology),
+            )?;
+        }
+        for node in &topology.nodes {
+            self.wait_until_registered(&node.name)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a kubelet speaks for a node.
+    pub fn wait_until_registered(&self, node: &str) -> Result<()> {
+        let kubectl = self.kubectl()?;
+        wait_until(
+            &format!("the kubelet of {node} to register it"),
+            READY_WITHIN,
+            || {
+                for process in self.machines.get(node).into_iter().flat_map(Machine::processes) {
+                    process.ensure_runs()?;
+                }
+                let object = kubectl.get(&["node", node])?;
+                let version = &object["status"]["nodeInfo"]["kubeletVersion"];
+                ensure!(
+                    version.as_str().is_some_and(|version| !version.is_empty()),
+                    "nobody has described it"
+                );
+                Ok(())
+            },
+        )
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.lab.kubeconfig()
+    }
+
+    /// The address of the API server as nodes reach it.
+    pub fn server(&self) -> String {
+        let node = self.lab.topology().nodes.first();
+        node.and_then(Node::internal_ip)
+            .map(|address| address.to_string())
+            .unwrap_or_default()
+    }
+
+    /// kubectl as the administrator.
+    pub fn kubectl(&self) -> Result<&Kubectl> {
+        self.lab.kubectl()
+    }
+
+    /// The nodes' namespaces, the router, the control plane.
+    pub fn lab(&mut self) -> &mut Lab {
+        &mut self.lab
+    }
+
+    /// A node.
+    pub fn machine(&mut self, node: &str) -> Result<&mut Machine> {
+        self.machines
+            .get_mut(node)
+            .with_context(|| format!("the cluster has no node {node}"))
+    }
+
+    /// Takes it down. Fails when something is left.
+    pub fn down(self) -> Result<()> {
+        let Self { lab, .. } = self;
+        lab.down()
+    }
+
+    fn tell(&self, what: &str, since: Instant) {
+        (self.options.progress)(&format!("{what}: {:.1} s", since.elapsed().as_secs_f64()));
+    }
+}
+
+/// What this machine lacks for a cluster; none when it can have one.
+pub fn missing() -> Option<String> {
+    scenario::missing_for(Extent::ControlPlane)
+        .or_else(|| {
+            let needed = [
+                "containerd",
+                "ctr",
+                "runc",
+                "containerd-shim-runc-v2",
+                "unshare",
+                "mount",
+                "nft",
+                "iptables",
+                "sha256sum",
+                "tar",
+            ];
+            programs::first_missing_on(&path(), &needed)
+                .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))
+        })
+        .or_else(|| {
+            let plugins = ["ptp", "host-local", "portmap", "loopback"];
+            plugins
+                .iter()
+                .find(|plugin| !Path::new(CNI_PLUGINS).join(plugin).is_file())
+                .map(|plugin| {
+                    format!("the CNI plugin {plugin} is not in {CNI_PLUGINS}; `make deps` installs it")
+                })
+        })
+        .or_else(|| images::busybox_path().err().map(|error| format!("{error:#}")))
+        .or_else(cgroups::missing)
+        .or_else(|| ClusterPrograms::find().err().map(|error| format!("{error:#}")))
+}
+
+/// PATH with the folders of the system's own programs, which not everybody's has.
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
+}
