@@ -4,6 +4,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -18,7 +19,6 @@ import (
 	_ "github.com/coredns/coredns/plugin/ready"
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
-	"k8s.io/apiserver/pkg/server"
 	"k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
@@ -34,8 +34,9 @@ var components = map[string]func(){
 	"kube-apiserver":          func() { command(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() { command(controllermanager.NewControllerManagerCommand()) },
 	"kube-scheduler":          func() { command(scheduler.NewSchedulerCommand()) },
-	"kubelet":                 func() { command(kubelet.NewKubeletCommand(server.SetupSignalContext())) },
-	"kube-proxy":              func() { command(proxy.NewProxyCommand()) },
+	// It looks for signals itself, which one program may do once.
+	"kubelet":    func() { command(kubelet.NewKubeletCommand(context.Background())) },
+	"kube-proxy": func() { command(proxy.NewProxyCommand()) },
 	"kubectl": func() {
 		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
 			os.Exit(1)
