@@ -334,6 +334,8 @@ pub fn missing() -> Option<String> {
                 "iptables",
                 "sha256sum",
                 "tar",
+                "curl",
+                "strip",
             ];
             programs::first_missing_on(&path(), &needed)
                 .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))

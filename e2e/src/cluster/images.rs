@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// busybox alone: what holds a pod's namespaces, what serves and what asks in the lab's workloads.
+/// busybox and curl: what holds a pod's namespaces, what serves and what asks in the lab's workloads.
 pub const LAB_IMAGE: &str = "docker.io/podlane/lab:1";
 
-/// Makes the archive of `LAB_IMAGE` in a directory, out of this machine's static busybox; its path.
+/// Makes the archive of `LAB_IMAGE` in a directory, out of this machine's static busybox and its curl; its path. (That busybox
+/// itself resolves no names where its C library's modules are not.)
 pub fn lab_image(directory: &Path) -> Result<PathBuf> {
     let place = directory.join("lab-image");
     let files = place.join("files");
@@ -27,6 +28,7 @@ pub fn lab_image(directory: &Path) -> Result<PathBuf> {
             symlink("busybox", programs.join(applet)).with_context(|| format!("cannot link {applet}"))?;
         }
     }
+    copy_with_libraries(Path::new("/usr/bin/curl"), &files, "bin/curl")?;
     // Holding a pod's namespaces needs nothing but to be there.
     let archive = directory.join("lab-image.tar");
     let settings = json!({"Env": ["PATH=/bin"], "Cmd": ["/bin/sleep", "2147483647"]});
@@ -45,6 +47,20 @@ pub fn of_program(directory: &Path, name: &str, program: &Path) -> Result<PathBu
         .arg("--strip-all")
         .arg("-o")
         .args([&files.join(file), program]))?;
+    copy_libraries(program, &files)?;
+    let archive = place.with_extension("tar");
+    let entry = Path::new("/").join(file).display().to_string();
+    pack(&place, &files, name, &json!({"Entrypoint": [entry]}), &archive)?;
+    Ok(archive)
+}
+
+/// Copies a program into an image's files, and the libraries that it is linked to.
+fn copy_with_libraries(program: &Path, files: &Path, to: &str) -> Result<()> {
+    fs::copy(program, files.join(to)).with_context(|| format!("cannot copy {}", program.display()))?;
+    copy_libraries(program, files)
+}
+
+fn copy_libraries(program: &Path, files: &Path) -> Result<()> {
     for library in libraries(&run(Command::new("ldd").arg(program))?) {
         let copy = files.join(library.strip_prefix("/").unwrap_or(&library));
         if let Some(folder) = copy.parent() {
@@ -52,10 +68,7 @@ pub fn of_program(directory: &Path, name: &str, program: &Path) -> Result<PathBu
         }
         fs::copy(&library, &copy).with_context(|| format!("cannot copy {}", library.display()))?;
     }
-    let archive = place.with_extension("tar");
-    let entry = Path::new("/").join(file).display().to_string();
-    pack(&place, &files, name, &json!({"Entrypoint": [entry]}), &archive)?;
-    Ok(archive)
+    Ok(())
 }
 
 /// The files that `ldd` names: `NAME => /PATH (0x…)`, and the loader as `/PATH (0x…)`.

@@ -24,7 +24,8 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 /// Makes the mounts that are a node's own, then waits for as long as the node is to be.
 ///
 /// `$1`: the node's folder; `$2`: its name. What the node's programs write below /etc and /var is in that folder, /run is empty as after
-/// a boot, and what is the whole machine's is read-only. Mounts are shared, as systemd makes them: containers see those that come later.
+/// a boot. Mounts are shared, as systemd makes them: containers see those that come later. What a kubelet would set for the whole machine it
+/// finds set as it wants it (`setupKernelTunables` in its pkg/kubelet/cm): files in the place of those parameters.
 const BOOT: &str = r#"set -e
 cd "$1"
 mount --make-rshared /
@@ -41,9 +42,13 @@ for place in kubelet containerd; do
     mount --bind $place /var/lib/$place
 done
 mount -t bpf bpf /sys/fs/bpf
-for place in /proc/sys/kernel /proc/sys/vm; do
-    mount --bind $place $place
-    mount -o remount,bind,ro $place
+mkdir -p sysctl
+for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/panic_on_oops=1 \
+    kernel/keys/root_maxkeys=1000000 kernel/keys/root_maxbytes=25000000; do
+    name=${pair%=*}
+    file=sysctl/$(echo $name | tr / .)
+    echo ${pair#*=} >$file
+    mount --bind $file /proc/sys/$name
 done
 touch booted
 exec sleep infinity

@@ -101,8 +101,5 @@ fn values(server: &str) -> [String; 4] {
 /// The newest Helm that the chart works with.
 pub fn newest_helm() -> Result<Helm> {
     let helms = HelmPrograms::find()?.helms;
-    helms
-        .into_iter()
-        .max_by_key(|helm| helm.major)
-        .context("no Helm")
+    helms.into_iter().max_by_key(|helm| helm.major).context("no Helm")
 }

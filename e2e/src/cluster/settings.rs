@@ -63,9 +63,6 @@ pub struct Kubelet<'a> {
 
 impl Kubelet<'_> {
     /// The configuration, as the file that `--config` names.
-    ///
-    /// `KubeletInUserNamespace` has the kubelet go on where it may not set what is the whole machine's (vm.overcommit_memory,
-    /// kernel.panic): a node of the lab sees those read-only.
     pub fn configuration(&self) -> Value {
         let file = |path: &Path| path.display().to_string();
         json!({
@@ -90,7 +87,6 @@ impl Kubelet<'_> {
             "evictionHard": {},
             "imageGCHighThresholdPercent": 100,
             "makeIPTablesUtilChains": false,
-            "featureGates": {"KubeletInUserNamespace": true},
             "clusterDomain": "cluster.local",
             "clusterDNS": [KUBERNETES_DNS],
             "resolvConf": file(self.resolver),
