@@ -4,21 +4,40 @@
 //! ```no_run
 //! # fn main() -> anyhow::Result<()> {
 //! use podlane_e2e::cluster::{Cluster, Options};
-//! let mut cluster = Cluster::up(Options::named("mine"))?;
-//! cluster.install_podlane(&[])?;                       // helm install --wait
-//! cluster.kubectl().run(&["get", "nodes"])?;
-//! cluster.machine("k8s-w1")?.kubelet()?.restart()?;    // and containerd(), proxy()
-//! cluster.lab();                                       // nodes' namespaces, pings, streams of numbered packets
-//! cluster.down()                                       // dropping it does so too
+//! use podlane_e2e::story;
+//!
+//! let mut cluster = Cluster::up(Options::named("mine"))?; // three nodes, not ready: nobody connects their pods
+//! cluster.install_podlane(&[])?; // `helm install --wait`; further values as "key=value"
+//! cluster.apply_policy(&story::vxlan())?;
+//! cluster.wait_for_nodes()?;
+//! cluster.wait_for_policy()?;
+//!
+//! cluster.add_pod("alice", "k8s-ctr")?; // a pod, and its network namespace by a name that the lab knows
+//! cluster.add_pod("bob", "k8s-w0")?;
+//! let stream = cluster.stream("alice", "bob", 1000)?; // numbered packets
+//! cluster.machine("k8s-w0")?.containerd()?.restart()?; // and kubelet(), proxy(): kill, freeze, stop, restart
+//! cluster.remove_node("k8s-w1")?;
+//! cluster.join_node("k8s-w1")?;
+//! cluster.upgrade_podlane(&["operator.replicas=1"])?;
+//! cluster.helm(&["rollback", "podlane", "1", "--wait"])?;
+//! cluster.kubectl()?.run(&["get", "nodes"])?;
+//! assert_eq!(stream.finish()?.lost, 0);
+//! cluster.down() // dropping it takes it down, too
 //! # }
 //! ```
+//!
+//! `lab()` has what every lab has: the nodes' and the router's namespaces, pings, captures, the API server's process. Test programs get a
+//! cluster from `scenario::Context::cluster`, and say `.lacks(cluster::missing())` of their scenarios.
 
 pub mod cgroups;
 pub mod images;
+mod life;
 pub mod machine;
 pub mod objects;
 pub mod podlane;
+mod pods;
 pub mod settings;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;

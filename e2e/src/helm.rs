@@ -50,6 +50,20 @@ pub struct Helm {
 }
 
 impl Helm {
+    /// Where it is.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The environment in which it has neither this machine's settings nor its plugins.
+    pub fn own_settings() -> impl Iterator<Item = (String, String)> {
+        let home = std::env::temp_dir().join("podlane-helm");
+        ["cache", "config", "data"].into_iter().map(move |kind| {
+            let name = format!("HELM_{}_HOME", kind.to_uppercase());
+            (name, home.join(kind).display().to_string())
+        })
+    }
+
     /// Runs it; its standard output.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_as(None, arguments)
@@ -57,15 +71,11 @@ impl Helm {
 
     /// The same as whom a kubeconfig says.
     pub fn run_as(&self, kubeconfig: Option<&Path>, arguments: &[&str]) -> Result<String> {
-        let home = std::env::temp_dir().join("podlane-helm");
         let mut command = Command::new(&self.program);
         command
             .args(arguments)
             .stdin(Stdio::null())
-            // Neither this machine's own settings nor its plugins.
-            .env("HELM_CACHE_HOME", home.join("cache"))
-            .env("HELM_CONFIG_HOME", home.join("config"))
-            .env("HELM_DATA_HOME", home.join("data"))
+            .envs(Self::own_settings())
             .env_remove("KUBECONFIG");
         if let Some(kubeconfig) = kubeconfig {
             command.env("KUBECONFIG", kubeconfig);

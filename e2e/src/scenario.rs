@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context as _, Result, anyhow};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::cluster::{self, Cluster};
 use crate::interrupt;
 use crate::lab::{self, Extent, Lab, Options};
 use crate::process::tail;
@@ -54,6 +55,7 @@ impl Scenario {
 pub struct Context {
     options: Options,
     lab: Option<Lab>,
+    cluster: Option<Cluster>,
     /// What the shared lab's network is called, where it is not that of the options.
     network: Option<&'static str>,
     further_labs: u32,
@@ -96,9 +98,22 @@ impl Context {
         }
     }
 
-    /// Takes the shared lab down, so that the next scenario that asks for one has a new one.
+    /// The shared cluster, brought up without Podlane by the scenario that asks first. After a scenario that fails there is a new one.
+    pub fn cluster(&mut self) -> Result<&mut Cluster> {
+        if self.cluster.is_none() {
+            let options = cluster::Options {
+                progress: self.options.progress,
+                ..cluster::Options::named(self.options_for_own_lab().name)
+            };
+            self.cluster = Some(Cluster::up(options).context("cannot bring the cluster up")?);
+        }
+        self.cluster.as_mut().context("the cluster is gone")
+    }
+
+    /// Takes the shared lab and the shared cluster down, so that the next scenario that asks for one has a new one.
     pub fn end_lab(&mut self) -> Result<()> {
-        self.lab.take().map_or(Ok(()), Lab::down)
+        let lab = self.lab.take().map_or(Ok(()), Lab::down);
+        self.cluster.take().map_or(Ok(()), Cluster::down).and(lab)
     }
 }
 
@@ -132,6 +147,7 @@ pub fn run(options: Options, scenarios: impl IntoIterator<Item = Scenario>) -> E
     let context = Context {
         options: Options { name, ..options },
         lab: None,
+        cluster: None,
         network: None,
         further_labs: 0,
     };
@@ -169,6 +185,9 @@ fn run_one(scenario: &Scenario, context: &Mutex<Context>) -> Result<(), Failed> 
     let mut message = format!("{error:#}\n");
     if let Some(lab) = &context.lab {
         message.push_str(&describe(lab));
+    }
+    if let Some(cluster) = &context.cluster {
+        message.push_str(&cluster.describe());
     }
     if let Err(error) = context.end_lab() {
         let _ = writeln!(message, "and the lab was not taken down: {error:#}");

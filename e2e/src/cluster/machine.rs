@@ -153,21 +153,42 @@ impl Machine {
     pub fn import(&self, archives: &[PathBuf]) -> Result<()> {
         for archive in archives {
             let archive = archive.display().to_string();
-            self.run(
-                "ctr",
-                &[
-                    "--address",
-                    RUNTIME_SOCKET,
-                    "--namespace",
-                    "k8s.io",
-                    "images",
-                    "import",
-                    &archive,
-                ],
-            )
-            .with_context(|| format!("cannot import {archive}"))?;
+            let said = self
+                .images(&["import", &archive])
+                .with_context(|| format!("cannot import {archive}"))?;
+            // An OCI archive bears the name that it was given; Kubernetes asks for the whole one.
+            for name in said.lines().filter_map(|line| line.strip_prefix("unpacking ")) {
+                let name = name.split(' ').next().unwrap_or_default();
+                let first = name.split('/').next().unwrap_or_default();
+                if !first.contains(['.', ':']) {
+                    self.images(&["tag", "--force", name, &format!("docker.io/{name}")])?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// The containers that run on the node, each with the number of its first process on the machine itself.
+    pub fn tasks(&self) -> Result<Vec<(String, i32)>> {
+        let listed = self.run(
+            "ctr",
+            &[
+                "--address",
+                RUNTIME_SOCKET,
+                "--namespace",
+                "k8s.io",
+                "tasks",
+                "list",
+            ],
+        )?;
+        // TASK PID STATUS
+        Ok(listed
+            .lines()
+            .filter_map(|line| {
+                let mut words = line.split_whitespace();
+                Some((words.next()?.to_owned(), words.next()?.parse().ok()?))
+            })
+            .collect())
     }
 
     fn images(&self, arguments: &[&str]) -> Result<String> {

@@ -1,4 +1,4 @@
-//! What the cluster's administrator applies: the resolver, and the story's workload.
+//! What the cluster's administrator applies: the resolver, and pods that do nothing.
 
 use std::path::Path;
 
@@ -6,12 +6,6 @@ use serde_json::{Value, json};
 
 use super::images::LAB_IMAGE;
 use crate::control_plane::KUBERNETES_DNS;
-
-/// How often each of the story's answers is to come: one replica a node.
-pub const WEBPOD: &str = "webpod";
-
-/// The pod that asks.
-pub const CURL_POD: &str = "curl-pod";
 
 const COREFILE: &str =
     ".:53 {\n    errors\n    ready\n    kubernetes cluster.local in-addr.arpa ip6.arpa\n    cache 5\n}\n";
@@ -75,44 +69,6 @@ pub fn resolver(node: &str, program: &Path) -> Value {
                 "template": {"metadata": {"labels": labels}, "spec": pod},
             },
         }),
-    ])
-}
-
-/// The story's workload: three replicas of webpod, one a node, each answering with its name and its node; their Service; and curl-pod,
-/// which asks, on one node.
-pub fn workload(asking: &str) -> Value {
-    let labels = json!({"app": WEBPOD});
-    let serve = "echo \"$HOSTNAME on $NODE\" >/www/index.html && exec httpd -f -p 80 -h /www";
-    let pod = json!({
-        // No two on a node.
-        "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
-            {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"},
-        ]}},
-        "terminationGracePeriodSeconds": 1,
-        "containers": [{
-            "name": WEBPOD,
-            "image": LAB_IMAGE,
-            "imagePullPolicy": "Never",
-            "command": ["sh", "-c", serve],
-            "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
-            "ports": [{"containerPort": 80}],
-            "readinessProbe": {"httpGet": {"port": 80}, "periodSeconds": 1},
-        }],
-    });
-    list(vec![
-        json!({
-            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": WEBPOD},
-            "spec": {
-                "replicas": 3,
-                "selector": {"matchLabels": labels},
-                "template": {"metadata": {"labels": labels}, "spec": pod},
-            },
-        }),
-        json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": {"name": WEBPOD},
-            "spec": {"selector": labels, "ports": [{"port": 80}]},
-        }),
-        plain_pod(CURL_POD, asking),
     ])
 }
 

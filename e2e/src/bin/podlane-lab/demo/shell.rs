@@ -1,6 +1,8 @@
 //! Runs commands as a user would type them, and shows them with what they really answered.
 
+use std::fs;
 use std::io::Read;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -9,13 +11,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use podlane_e2e::helm::Helm;
 use podlane_e2e::interrupt;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::process::{Process, Program};
 use podlane_e2e::programs;
 use podlane_e2e::wait::wait_until;
 
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(240);
 
 /// A shell in which `kubectl` speaks to the lab.
 pub(crate) struct Shell {
@@ -33,8 +36,19 @@ pub(crate) struct Answer {
 }
 
 impl Shell {
-    pub(crate) fn of(lab: &Lab) -> Result<Self> {
+    /// `kubectl` and `helm` of this shell speak to the lab.
+    pub(crate) fn of(lab: &Lab, helm: &Helm) -> Result<Self> {
         let mut environment = lab.kubectl()?.environment();
+        // By its plain name.
+        let programs = lab.directory().join("programs");
+        fs::create_dir_all(&programs).context("cannot make a folder for helm")?;
+        symlink(helm.program(), programs.join("helm")).context("cannot link helm")?;
+        for (name, value) in &mut environment {
+            if name == "PATH" {
+                *value = format!("{}:{value}", programs.display());
+            }
+        }
+        environment.extend(Helm::own_settings());
         environment.push(("LAB".to_owned(), lab.directory().display().to_string()));
         environment.push(("LC_ALL".to_owned(), "C".to_owned()));
         Ok(Self { environment })
