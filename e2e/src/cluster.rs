@@ -57,8 +57,11 @@ use crate::scenario;
 use crate::topology::{Node, Topology};
 use crate::wait::wait_until;
 
-/// Where the standard CNI plugins are (Debian's containernetworking-plugins).
-pub const CNI_PLUGINS: &str = "/usr/lib/cni";
+/// Where the standard CNI plugins may be: where Debian's package has them, and where those who build them put them.
+const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
+
+/// What Podlane's CNI configuration calls, and what every container runtime does.
+const CNI_PLUGINS: [&str; 4] = ["ptp", "host-local", "portmap", "loopback"];
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
@@ -156,7 +159,7 @@ impl Cluster {
 
     /// The control group that has all nodes' in it.
     fn cgroup(&self) -> String {
-        format!("podlane-{}", self.lab.name())
+        cgroup_of(self.lab.name())
     }
 
     fn start_components(&mut self) -> Result<()> {
@@ -276,6 +279,22 @@ impl Cluster {
         Ok(())
     }
 
+    /// Has kube-proxy carry out Services in another way, on every node. It clears away itself what the way before had set up.
+    pub fn restart_proxies(&mut self, mode: ProxyMode) -> Result<()> {
+        self.options.proxy = mode;
+        let topology = self.lab.topology().clone();
+        let control_plane = self.lab.control_plane()?;
+        for node in &topology.nodes {
+            let machine = self
+                .machines
+                .get_mut(&node.name)
+                .with_context(|| format!("{} was not booted", node.name))?;
+            machine.proxy()?.kill()?;
+            machine.start_proxy(&self.programs, control_plane, mode, (node, &topology))?;
+        }
+        Ok(())
+    }
+
     /// Waits until a kubelet speaks for a node.
     pub fn wait_until_registered(&self, node: &str) -> Result<()> {
         let kubectl = self.kubectl()?;
@@ -338,6 +357,11 @@ impl Cluster {
     }
 }
 
+/// The control group that has all nodes of a cluster of this name in it.
+pub fn cgroup_of(name: &str) -> String {
+    format!("podlane-{name}")
+}
+
 /// What this machine lacks for a cluster; none when it can have one.
 pub fn missing() -> Option<String> {
     scenario::missing_for(Extent::ControlPlane)
@@ -359,18 +383,28 @@ pub fn missing() -> Option<String> {
             programs::first_missing_on(&path(), &needed)
                 .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))
         })
-        .or_else(|| {
-            let plugins = ["ptp", "host-local", "portmap", "loopback"];
-            plugins
-                .iter()
-                .find(|plugin| !Path::new(CNI_PLUGINS).join(plugin).is_file())
-                .map(|plugin| {
-                    format!("the CNI plugin {plugin} is not in {CNI_PLUGINS}; `make deps` installs it")
-                })
-        })
+        .or_else(|| cni_folder().err().map(|error| format!("{error:#}")))
         .or_else(|| images::busybox_path().err().map(|error| format!("{error:#}")))
         .or_else(cgroups::missing)
         .or_else(|| ClusterPrograms::find().err().map(|error| format!("{error:#}")))
+}
+
+/// The folder that has all CNI plugins that the cluster needs.
+fn cni_folder() -> Result<&'static str> {
+    CNI_FOLDERS
+        .into_iter()
+        .find(|folder| {
+            CNI_PLUGINS
+                .iter()
+                .all(|plugin| Path::new(folder).join(plugin).is_file())
+        })
+        .with_context(|| {
+            format!(
+                "the CNI plugins {} are not in {}; `make deps` installs them",
+                CNI_PLUGINS.join(", "),
+                CNI_FOLDERS.join(" nor in ")
+            )
+        })
 }
 
 /// PATH with the folders of the system's own programs, which not everybody's has.

@@ -4,9 +4,10 @@ use std::fs;
 
 use anyhow::{Result, ensure};
 
+use crate::cluster::{self, cgroups};
 use crate::ledger;
 
-/// Whatever on the machine bears a lab's name: namespaces, mounts, files, processes, its ledger.
+/// Whatever on the machine bears a lab's name: namespaces, mounts, files, processes, control groups, its ledger.
 pub fn traces(name: &str) -> Result<Vec<String>> {
     let mut traces = Vec::new();
     let of_lab = |text: &str| text.contains(&format!("{name}-")) || text.contains(&format!("lab-{name}-"));
@@ -37,6 +38,12 @@ pub fn traces(name: &str) -> Result<Vec<String>> {
             .into_iter()
             .filter(|lab| lab == name)
             .map(|lab| format!("ledger {lab}")),
+    );
+    let cgroups = cgroups::remains(&cluster::cgroup_of(name))?;
+    traces.extend(
+        cgroups
+            .iter()
+            .map(|place| format!("control group {}", place.display())),
     );
     traces.sort();
     Ok(traces)

@@ -118,7 +118,8 @@ impl Machine {
     /// Starts the container runtime and waits until it answers.
     pub fn start_containerd(&mut self) -> Result<()> {
         let file = self.folder.join("containerd.toml");
-        fs::write(&file, settings::containerd()).context("cannot write containerd's configuration")?;
+        fs::write(&file, settings::containerd(super::cni_folder()?))
+            .context("cannot write containerd's configuration")?;
         let mut program = self.program(
             "containerd",
             ["containerd", "--config", &file.display().to_string()],

@@ -16,7 +16,7 @@ pub const PAUSE_IMAGE: &str = super::images::LAB_IMAGE;
 ///
 /// `restrict_oom_score_adj`: without CAP_SYS_RESOURCE nobody goes below his own. Namespaces of pods are among the node's own mounts, so
 /// that they go with the node.
-pub fn containerd() -> String {
+pub fn containerd(cni_plugins: &str) -> String {
     let plugin = "plugins.\"io.containerd.grpc.v1.cri\"";
     format!(
         r#"version = 2
@@ -41,10 +41,9 @@ disabled_plugins = [
 [{plugin}.containerd.runtimes.runc.options]
   SystemdCgroup = false
 [{plugin}.cni]
-  bin_dir = "{bin}"
+  bin_dir = "{cni_plugins}"
   conf_dir = "/etc/cni/net.d"
-"#,
-        bin = super::CNI_PLUGINS,
+"#
     )
 }
 

@@ -1,0 +1,69 @@
+//! Podlane in a real cluster: three kubelets in the story's network, Podlane installed by its chart.
+
+mod figures;
+mod install;
+mod life;
+mod restarts;
+mod services;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use podlane_e2e::cluster::{self, Cluster};
+use podlane_e2e::lab::{Extent, Options};
+use podlane_e2e::scenario::{Context, Scenario, run};
+use podlane_e2e::story;
+
+fn main() -> ExitCode {
+    let missing = cluster::missing();
+    let options = Options {
+        extent: Extent::ControlPlane,
+        ..Options::named("cluster")
+    };
+    let scenario =
+        |name, run: fn(&mut Context) -> Result<()>| Scenario::new(name, run).lacks(missing.clone());
+    run(
+        options,
+        [
+            scenario(
+                "helm install makes Podlane the pod network, and pods answer by name across the router",
+                install::to_the_first_answer,
+            ),
+            scenario(
+                "what agents and operator take when nothing changes",
+                figures::at_rest,
+            ),
+            scenario(
+                "Services answer from all nodes' pods with kube-proxy by nftables and by iptables",
+                services::in_both_modes,
+            ),
+            scenario(
+                "a kubelet, a container runtime and kube-proxy that are restarted lose no packet between pods",
+                restarts::under_traffic,
+            ),
+            scenario(
+                "a cluster whose program was killed is taken down whole from outside",
+                life::killed,
+            ),
+        ],
+    )
+}
+
+/// The shared cluster with Podlane installed and every lane a tunnel, with the story's workload.
+fn installed(context: &mut Context) -> Result<&mut Cluster> {
+    let cluster = context.cluster()?;
+    if !cluster.has_podlane()? {
+        cluster.install_podlane(&[])?;
+    }
+    cluster.apply_policy(&story::vxlan())?;
+    cluster.wait_for_nodes()?;
+    cluster.wait_for_policy()?;
+    cluster.start_workload()?;
+    Ok(cluster)
+}
+
+/// Figures are for whoever reads them: how slow and busy this machine is, no test knows.
+#[allow(clippy::print_stderr, reason = "a test program speaks on standard error")]
+fn tell(figure: &str) {
+    eprintln!("figure: {figure}");
+}
