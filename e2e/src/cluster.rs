@@ -302,8 +302,8 @@ impl Cluster {
             &format!("the kubelet of {node} to register it"),
             READY_WITHIN,
             || {
-                for process in self.machines.get(node).into_iter().flat_map(Machine::processes) {
-                    process.ensure_runs()?;
+                if let Some(kubelet) = self.machines.get(node).and_then(Machine::kubelet_process) {
+                    kubelet.ensure_runs()?;
                 }
                 let object = kubectl.get(&["node", node])?;
                 let version = &object["status"]["nodeInfo"]["kubeletVersion"];
@@ -380,7 +380,7 @@ pub fn missing() -> Option<String> {
                 "curl",
                 "strip",
             ];
-            programs::first_missing_on(&path(), &needed)
+            programs::first_missing_on(path(), &needed)
                 .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))
         })
         .or_else(|| cni_folder().err().map(|error| format!("{error:#}")))

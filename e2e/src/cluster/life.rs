@@ -84,16 +84,20 @@ impl Cluster {
         Ok(answers)
     }
 
-    /// Takes a node out of the cluster: its kubelet ends, and its Node is deleted. Its containers run on, as they would.
+    /// Takes a node out of the cluster: its kubelet ends, and its Node is deleted. Its containers run on, as they would. kube-proxy ends by
+    /// itself when its Node is deleted.
     pub fn remove_node(&mut self, node: &str) -> Result<()> {
-        self.machine(node)?.kubelet()?.kill()?;
+        let machine = self.machine(node)?;
+        machine.kubelet()?.kill()?;
+        machine.proxy()?.kill()?;
         self.kubectl()?.run(&["delete", "node", node]).map(drop)
     }
 
     /// Brings it back: its kubelet registers it anew, and kube-controller-manager gives it a free pod CIDR, which may be another one.
     pub fn join_node(&mut self, node: &str) -> Result<()> {
         self.machine(node)?.kubelet()?.restart()?;
-        self.wait_until_registered(node)
+        self.wait_until_registered(node)?;
+        self.machine(node)?.proxy()?.restart()
     }
 
     /// The pod CIDR that a node has now.
@@ -120,6 +124,27 @@ impl Cluster {
             .collect();
         ensure!(!pods.is_empty(), "Podlane has no pods of component {component}");
         Ok(pods)
+    }
+
+    /// The name of the agent's pod on a node, of one that is not about to go.
+    pub fn agent_of(&self, node: &str) -> Result<String> {
+        let on = format!("--field-selector=spec.nodeName={node}");
+        let list = self.kubectl()?.get(&[
+            "pods",
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--selector=app.kubernetes.io/component=agent",
+            &on,
+        ])?;
+        let name = list["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+            .and_then(|pod| pod["metadata"]["name"].as_str());
+        Ok(name
+            .with_context(|| format!("no agent's pod on {node}"))?
+            .to_owned())
     }
 
     /// Waits until every node has one agent that runs, and the operator has proved it.

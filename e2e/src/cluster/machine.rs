@@ -192,7 +192,8 @@ impl Machine {
             .collect())
     }
 
-    fn images(&self, arguments: &[&str]) -> Result<String> {
+    /// `ctr images` of what the kubelet takes them from; its standard output.
+    pub fn images(&self, arguments: &[&str]) -> Result<String> {
         let own = ["--address", RUNTIME_SOCKET, "--namespace", "k8s.io", "images"];
         let all: Vec<&str> = own.iter().chain(arguments).copied().collect();
         self.run("ctr", &all)
@@ -285,6 +286,11 @@ impl Machine {
         self.kubelet
             .as_mut()
             .with_context(|| format!("the kubelet of {} was not started", self.name))
+    }
+
+    /// The same, to look at.
+    pub(super) const fn kubelet_process(&self) -> Option<&Process> {
+        self.kubelet.as_ref()
     }
 
     /// kube-proxy's process.

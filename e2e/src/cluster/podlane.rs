@@ -37,7 +37,8 @@ pub fn archives(directory: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-fn name_of(image: &str) -> String {
+/// The name of Podlane's image on the nodes: `operator` or `agent`.
+pub fn name_of(image: &str) -> String {
     format!("docker.io/podlane/{image}:{TAG}")
 }
 

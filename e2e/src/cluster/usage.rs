@@ -23,15 +23,20 @@ pub struct Usage {
 }
 
 impl Cluster {
-    /// What every process of a program takes in all of the cluster's containers, over a while.
-    pub fn usage_of(&self, program: &str, during: Duration) -> Result<Vec<Usage>> {
-        let processes: Vec<i32> = cgroups::processes_within(&self.cgroup())?
+    /// The numbers, on the machine itself, of a program's processes in all of the cluster's containers.
+    pub fn processes_of(&self, program: &str) -> Result<Vec<i32>> {
+        Ok(cgroups::processes_within(&self.cgroup())?
             .into_iter()
             .filter(|pid| {
                 fs::read_to_string(format!("/proc/{pid}/comm"))
                     .is_ok_and(|name| is_called(name.trim(), program))
             })
-            .collect();
+            .collect())
+    }
+
+    /// What every process of a program takes in all of the cluster's containers, over a while.
+    pub fn usage_of(&self, program: &str, during: Duration) -> Result<Vec<Usage>> {
+        let processes = self.processes_of(program)?;
         ensure!(!processes.is_empty(), "no {program} runs in the cluster");
         let start = Instant::now();
         let before: Vec<Duration> = processes

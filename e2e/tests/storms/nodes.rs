@@ -1,0 +1,73 @@
+//! Nodes that lose what they remember, or leave.
+
+use anyhow::{Result, ensure};
+use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
+use podlane_e2e::probe::ping;
+use podlane_e2e::scenario::Context;
+
+use super::{Traffic, settled};
+
+/// What a boot would empty, under pods that run: the agent starts with nothing but what the kernel holds.
+pub(crate) fn run_emptied(context: &mut Context) -> Result<()> {
+    let cluster = settled(context)?;
+    let traffic = Traffic::between_all(cluster)?;
+    let machine = cluster.machine("k8s-w0")?;
+    // What others keep there: the container runtime's sockets and its view of what runs.
+    machine.run(
+        "find",
+        &[
+            "/run",
+            "-xdev",
+            "-mindepth",
+            "1",
+            "-maxdepth",
+            "1",
+            "!",
+            "-name",
+            "containerd",
+            "!",
+            "-name",
+            "netns",
+            "-exec",
+            "rm",
+            "-rf",
+            "{}",
+            "+",
+        ],
+    )?;
+    let pod = cluster.agent_of("k8s-w0")?;
+    cluster
+        .kubectl()?
+        .run(&["delete", "pod", &pod, "--namespace", SYSTEM_NAMESPACE])?;
+    cluster.wait_for_agents()?;
+    cluster.wait_for_policy()?;
+    traffic.ensure_none_lost(cluster, "/run emptied")
+}
+
+/// Its pods are the cluster's no more; packets between the others do not notice.
+pub(crate) fn joined_again(context: &mut Context) -> Result<()> {
+    let cluster = settled(context)?;
+    let traffic = Traffic::between(cluster, &["still-ctr", "still-w1"])?;
+    let before = cluster.pod_cidr("k8s-w0")?;
+    cluster.remove_node("k8s-w0")?;
+    cluster.join_node("k8s-w0")?;
+    cluster.wait_for_nodes()?;
+    cluster.wait_for_agents()?;
+    cluster.wait_for_policy()?;
+    let after = cluster.pod_cidr("k8s-w0")?;
+    ensure!(
+        before != after,
+        "k8s-w0 has its pod CIDR {before} again: nothing was tried"
+    );
+    cluster.add_pod("new-w0", "k8s-w0")?;
+    let address = cluster.pod_address("new-w0")?;
+    ensure!(
+        after.parse::<ipnet::IpNet>()?.contains(&address),
+        "{address} of {after}"
+    );
+    for from in ["still-ctr", "still-w1"] {
+        let report = ping(cluster.lab(), from, address, 3)?;
+        ensure!(report.all_answered(), "{from} to {address}: {report:?}");
+    }
+    traffic.ensure_none_lost(cluster, "a node that left and joined")
+}
