@@ -14,6 +14,8 @@ pub enum ConditionType {
     Ready,
     /// The node's pods are connected: its CNI configuration is there. Absent where another network plugin connects them.
     PodNetwork,
+    /// Nothing of Podlane's is on the node any more. Absent unless that is asked for.
+    Cleaned,
 }
 
 impl fmt::Display for ConditionType {
@@ -23,6 +25,7 @@ impl fmt::Display for ConditionType {
             Self::Progressing => "Progressing",
             Self::Ready => "Ready",
             Self::PodNetwork => "PodNetwork",
+            Self::Cleaned => "Cleaned",
         })
     }
 }
@@ -35,6 +38,8 @@ pub mod reason {
     pub const OPENING: &str = "Opening";
     /// A peer is being moved to another lane. Ends by itself.
     pub const MOVING: &str = "Moving";
+    /// The node is, or is to be, without anything of Podlane's: it is being uninstalled.
+    pub const UNINSTALLED: &str = "Uninstalled";
 }
 
 /// The longest message that the API takes (metav1.Condition: 32768), less a margin.

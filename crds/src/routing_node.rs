@@ -78,6 +78,10 @@ pub struct RoutingNodeSpec {
     /// That policy's options of the datapath; absent: its defaults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datapath: Option<Datapath>,
+
+    /// Whether everything of Podlane's is to be taken off the node, whatever else is said here: Podlane is being uninstalled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clean: bool,
 }
 
 /// A policy, as far as the lane between two nodes follows from it.
@@ -111,7 +115,8 @@ pub struct RoutingNodeStatus {
 
     /// Accepted (written by the operator: the Node's addresses and pod CIDRs can be routed), Progressing (a lane is being opened or
     /// moved to), Ready (the kernel is as declared, and every peer is reached), PodNetwork (the CNI configuration that connects the node's
-    /// pods is there; absent where another network plugin's does).
+    /// pods is there; absent where another network plugin's does), Cleaned (nothing of Podlane's is on the node; absent unless that is
+    /// asked for).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     #[schemars(length(max = 16))]

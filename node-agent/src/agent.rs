@@ -1,5 +1,6 @@
 //! The agent's loop: something happens, a pass follows, status says how it went.
 
+use crate::clean::Cleaner;
 use crate::cni::Directory;
 use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
@@ -20,6 +21,7 @@ use kube::{Client, Config};
 use podlane_crds::{Bypass, ConditionType, Encapsulation, RoutingNodeStatus};
 use podlane_plan::cni::{self, Found, Hindrance};
 use podlane_plan::probes::ProbeKey;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,7 +44,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     // Before anything is known of the cluster: what loading takes in memory is free again for that.
-    let datapath = Datapath::open(bpffs, ProbeKey(rand::random()), Instant::now());
+    let datapath = Datapath::open(bpffs.clone(), ProbeKey(rand::random()), Instant::now());
 
     let (said, mut told) = mpsc::channel(WAITING);
     let (wanted_status, wanted) = latest::channel(None);
@@ -72,6 +74,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         cni,
         connected: None,
         passes: 0,
+        cleaner: Cleaner::new(bpffs),
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
     let mut due = Instant::now() + agent.resync;
@@ -147,6 +150,7 @@ struct Agent {
     /// What became of it in the last pass.
     connected: Option<Result<String, Hindrance>>,
     passes: u64,
+    cleaner: Cleaner,
 }
 
 impl Agent {
@@ -187,6 +191,12 @@ impl Agent {
     fn pass(&mut self) -> Instant {
         let (start, cpu) = (Instant::now(), cpu_time());
         self.passes += 1;
+        if self.world.is_to_be_clean() {
+            return self.clean();
+        }
+        if self.cleaner.is_over() {
+            self.datapath.reopen(start);
+        }
         let found = self.cni.as_ref().map(Directory::look);
         let connects = matches!(&found, Some(Ok(found)) if found.connects());
         self.kernel.learn_connects_pods(connects);
@@ -229,6 +239,22 @@ impl Agent {
         let retry = self.retries.next().map(|retry| retry.max(self.pace.next(end)));
         let resync = end + self.resync;
         retry.map_or(resync, |retry| retry.min(resync))
+    }
+
+    /// Takes everything off the node, and says how that went. Returns when to look again.
+    fn clean(&mut self) -> Instant {
+        self.datapath.close();
+        self.connected = None;
+        self.events.set_interest(Interest {
+            devices: BTreeSet::new(),
+            own_port: self.kernel.port(),
+            own_netfilter_port: self.kernel.netfilter_port(),
+        });
+        let result = self.cleaner.clean(&mut self.kernel, self.cni.as_ref());
+        let (generation, instance) = (self.world.generation(), self.instance.as_deref());
+        let status = report::cleaned(&result, generation, instance, &self.reported, &now());
+        self.tell(status);
+        Instant::now() + self.cleaner.wait(&result).unwrap_or(self.resync)
     }
 
     /// Keeps the CNI configuration.
@@ -302,12 +328,20 @@ impl Agent {
                 counted: &counted,
             }),
         };
-        // As the API server keeps times: without fractions of a second.
-        let now = Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default());
-        let status = report::status(subject, outcome, &self.reported, &now);
+        let status = report::status(subject, outcome, &self.reported, &now());
+        self.tell(status);
+    }
+
+    /// Has a status written where it differs from the last one.
+    fn tell(&mut self, status: RoutingNodeStatus) {
         if status != self.reported || self.wanted_status.borrow().is_none() {
             self.reported.clone_from(&status);
             self.wanted_status.send_replace(Some(status));
         }
     }
+}
+
+/// As the API server keeps times: without fractions of a second.
+fn now() -> Time {
+    Time(Timestamp::from_second(Timestamp::now().as_second()).unwrap_or_default())
 }

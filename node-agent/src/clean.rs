@@ -3,13 +3,67 @@
 use crate::cni::Directory;
 use crate::kernel::{Failure, Kernel};
 use anyhow::{Context, bail};
+use podlane_plan::backoff::Backoff;
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::KernelState;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-/// Removes our CNI configuration, programs, nftables table, routes, neighbours, addresses and devices, and nothing else. Kernel parameters stay as they are: what they were
-/// before, nobody knows.
+/// How long to wait between attempts that leave something.
+const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+
+/// Cleans for a running agent, for as long as it is told so.
+#[derive(Debug)]
+pub struct Cleaner {
+    bpffs: PathBuf,
+    is_at_work: bool,
+    backoff: Backoff,
+}
+
+impl Cleaner {
+    /// `bpffs`: where the programs are pinned.
+    pub const fn new(bpffs: PathBuf) -> Self {
+        Self {
+            bpffs,
+            is_at_work: false,
+            backoff: AGAIN,
+        }
+    }
+
+    /// Removes what there is of ours: also what came to be since the last time.
+    ///
+    /// # Errors
+    /// As [`clean`] has them.
+    pub fn clean(&mut self, kernel: &mut Kernel, cni: Option<&Directory>) -> anyhow::Result<()> {
+        if !std::mem::replace(&mut self.is_at_work, true) {
+            tracing::info!("told to take everything of Podlane's off this node");
+        }
+        let result = clean(kernel, &self.bpffs, cni);
+        if let Err(why) = &result {
+            tracing::error!("the node is not clean: {why:#}");
+        }
+        result
+    }
+
+    /// Whether cleaning has come to an end since this was asked last: the node is to be routed again.
+    pub const fn is_over(&mut self) -> bool {
+        std::mem::replace(&mut self.is_at_work, false)
+    }
+
+    /// How long to wait after that until the next attempt; none: nothing is left to do.
+    pub fn wait(&mut self, result: &anyhow::Result<()>) -> Option<Duration> {
+        if result.is_ok() {
+            self.backoff.reset();
+            return None;
+        }
+        Some(self.backoff.fail(rand::random()))
+    }
+}
+
+/// Removes our CNI configuration, programs, nftables table, routes, neighbours, addresses and devices, and nothing else. Kernel
+/// parameters stay as they are: what they were before, nobody knows. So do what the CNI plugins made, pods' devices and their routes:
+/// pods of the node go on reaching each other.
 ///
 /// # Errors
 /// When the kernel cannot be read, or something is left.

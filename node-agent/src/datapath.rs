@@ -80,6 +80,25 @@ impl Datapath {
         self.programs.is_ok()
     }
 
+    /// Lets go of the programs, so that nothing of this process' keeps them in the kernel, and loads none until [`Datapath::reopen`].
+    pub fn close(&mut self) {
+        let key = self.key;
+        *self = Self::of(
+            self.bpffs.take(),
+            Err("the node is to be without anything of Podlane's".to_owned()),
+            key,
+            Instant::now(),
+        );
+    }
+
+    /// Loads programs after [`Datapath::close`].
+    pub fn reopen(&mut self, now: Instant) {
+        if let Some(bpffs) = &self.bpffs {
+            self.programs = open(bpffs);
+            self.tried = now;
+        }
+    }
+
     /// Why programs are not loaded.
     pub fn hindrance(&self) -> Option<&str> {
         self.programs.as_ref().err().map(String::as_str)

@@ -8,7 +8,7 @@ use findings::Finding;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use podlane_crds::{
     ConditionType, LaneCounts, MAX_PEERS_IN_STATUS, PeerStatus, RoutingNodeStatus, UnderlayLink, condition,
-    set_condition,
+    reason, set_condition,
 };
 use podlane_plan::cni::Hindrance;
 use podlane_plan::desired::{Assignment, Desired, LocalLink, PeerLane, local_links};
@@ -49,6 +49,9 @@ pub fn status(
         conditions: own_conditions(&before.conditions),
         ..before.clone()
     };
+    // From when the node was told to be without anything of ours.
+    let cleaned = ConditionType::Cleaned.to_string();
+    status.conditions.retain(|condition| condition.type_ != cleaned);
     status.observed_generation = subject.generation;
     status.agent_version = Some(env!("CARGO_PKG_VERSION").to_owned());
     status.agent_instance = subject.instance.map(str::to_owned);
@@ -104,6 +107,44 @@ pub fn status(
     status
 }
 
+/// The status of a node that is to be without anything of ours: nothing of what a routed node says, and how cleaning went.
+pub fn cleaned(
+    result: &anyhow::Result<()>,
+    generation: Option<i64>,
+    instance: Option<&str>,
+    before: &RoutingNodeStatus,
+    now: &Time,
+) -> RoutingNodeStatus {
+    let mut status = RoutingNodeStatus {
+        observed_generation: generation,
+        conditions: own_conditions(&before.conditions),
+        agent_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+        agent_instance: instance.map(str::to_owned),
+        ..RoutingNodeStatus::default()
+    };
+    let pod_network = ConditionType::PodNetwork.to_string();
+    status
+        .conditions
+        .retain(|condition| condition.type_ != pod_network);
+    let cleaned = match result {
+        Ok(()) => (true, "Cleaned", "nothing of Podlane's is on this node".to_owned()),
+        Err(why) => (false, "ItemsLeft", format!("{why:#}")),
+    };
+    let uninstalled = "Podlane is being uninstalled".to_owned();
+    for (kind, (holds, reason, message)) in [
+        (ConditionType::Cleaned, cleaned),
+        (
+            ConditionType::Progressing,
+            (false, "Settled", "no lane is being opened or moved to".to_owned()),
+        ),
+        (ConditionType::Ready, (false, reason::UNINSTALLED, uninstalled)),
+    ] {
+        let new = condition(kind, holds, reason, &message, generation, now);
+        set_condition(&mut status.conditions, new);
+    }
+    status
+}
+
 /// A status as this agent would have written it: without what others have in it.
 pub fn own_part(held: &RoutingNodeStatus) -> RoutingNodeStatus {
     RoutingNodeStatus {
@@ -114,6 +155,7 @@ pub fn own_part(held: &RoutingNodeStatus) -> RoutingNodeStatus {
 
 fn own_conditions(conditions: &[Condition]) -> Vec<Condition> {
     let own = [
+        ConditionType::Cleaned,
         ConditionType::PodNetwork,
         ConditionType::Progressing,
         ConditionType::Ready,

@@ -13,6 +13,8 @@ pub struct Own {
     pub generation: Option<i64>,
     /// Its spec in the plan's terms, or why it has none.
     pub assignment: Result<Assignment, String>,
+    /// Whether nothing of Podlane's is to be on the node.
+    pub clean: bool,
     /// Its status, as the API server holds it.
     pub status: RoutingNodeStatus,
 }
@@ -22,6 +24,7 @@ impl From<RoutingNode> for Own {
         let name = node.metadata.name.unwrap_or_default();
         Self {
             generation: node.metadata.generation,
+            clean: node.spec.clean,
             assignment: node.spec.assignment(&name).map_err(|invalid| invalid.to_string()),
             status: node.status.unwrap_or_default(),
         }
@@ -77,6 +80,7 @@ pub enum Told {
 pub struct World {
     assignment: Option<Assignment>,
     generation: Option<i64>,
+    clean: bool,
     held: Option<RoutingNodeStatus>,
     slices_listed: bool,
     /// All peers. Of one that several slices list, the first slice's version counts.
@@ -123,6 +127,11 @@ impl World {
         self.assignment.as_ref().filter(|_| self.slices_listed)
     }
 
+    /// Whether nothing of Podlane's is to be on this node, whatever it is assigned.
+    pub const fn is_to_be_clean(&self) -> bool {
+        self.clean
+    }
+
     /// All peers by name.
     pub const fn peers(&self) -> &BTreeMap<String, Peer> {
         &self.peers
@@ -150,6 +159,7 @@ impl World {
             Err(error) => return self.cannot_read(OWN.to_owned(), error.why),
         };
         self.held = Some(own.status);
+        let turned = std::mem::replace(&mut self.clean, own.clean) != own.clean;
         match own.assignment {
             Ok(assignment) => {
                 let mended = self.unreadable.remove(OWN).is_some();
@@ -157,9 +167,15 @@ impl World {
                     self.assignment.as_ref() != Some(&assignment) || self.generation != own.generation;
                 self.assignment = Some(assignment);
                 self.generation = own.generation;
-                changed || mended
+                changed || mended || turned
             }
-            Err(why) => self.cannot_read(OWN.to_owned(), why),
+            Err(why) => {
+                if own.clean {
+                    // That is all there is to answer then.
+                    self.generation = own.generation;
+                }
+                self.cannot_read(OWN.to_owned(), why) || turned
+            }
         }
     }
 
@@ -303,6 +319,7 @@ mod tests {
 
     fn own(assignment: Result<Assignment, String>) -> Told {
         Told::Own(Box::new(Ok(Own {
+            clean: false,
             generation: Some(1),
             assignment,
             status: RoutingNodeStatus::default(),
@@ -315,6 +332,26 @@ mod tests {
             .iter()
             .map(|(name, peer)| (name.as_str(), peer.mtu.unwrap_or_default()))
             .collect()
+    }
+
+    #[test]
+    fn a_node_is_to_be_clean_as_soon_as_that_is_told_and_no_longer_than_that() {
+        let told = |clean, assignment| {
+            Told::Own(Box::new(Ok(Own {
+                generation: Some(7),
+                clean,
+                assignment,
+                status: RoutingNodeStatus::default(),
+            })))
+        };
+        let mut world = World::default();
+        assert!(world.take(told(true, Err("no address".to_owned()))));
+        assert!(world.is_to_be_clean() && world.assignment().is_none());
+        assert_eq!(world.generation(), Some(7));
+        world.take(Told::OwnGone);
+        assert!(world.is_to_be_clean(), "the answer was taken in, and it is over");
+        assert!(world.take(told(false, Ok(Assignment::default()))));
+        assert!(!world.is_to_be_clean());
     }
 
     #[test]

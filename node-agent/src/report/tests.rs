@@ -437,3 +437,66 @@ fn the_operators_condition_is_not_ours() {
     assert_eq!(own_part(&held), ours);
     assert_eq!(story.status(&held, 9), ours, "nothing has changed");
 }
+
+#[test]
+fn a_clean_node_says_so_and_nothing_of_lanes_and_a_routed_one_nothing_of_cleaning() {
+    let now = |second| Time(k8s_openapi::jiff::Timestamp::from_second(second).expect("a time"));
+    let pod_network = condition(
+        ConditionType::PodNetwork,
+        true,
+        "Configured",
+        "",
+        Some(1),
+        &now(1),
+    );
+    let before = RoutingNodeStatus {
+        conditions: vec![pod_network],
+        receives_on: vec!["native".to_owned()],
+        lanes: Some("2 native".to_owned()),
+        ..RoutingNodeStatus::default()
+    };
+    let said = |status: &RoutingNodeStatus| -> Vec<String> {
+        let conditions = status.conditions.iter();
+        conditions
+            .map(|it| format!("{}={} {}: {}", it.type_, it.status, it.reason, it.message))
+            .collect()
+    };
+    let left = cleaned(
+        &Err(anyhow::anyhow!("2 of Podlane's items are still in the kernel")),
+        Some(4),
+        Some("u"),
+        &before,
+        &now(2),
+    );
+    assert_eq!(
+        said(&left)[0],
+        "Cleaned=False ItemsLeft: 2 of Podlane's items are still in the kernel"
+    );
+    let clean = cleaned(&Ok(()), Some(4), Some("u"), &left, &now(3));
+    assert_eq!(
+        said(&clean),
+        [
+            "Cleaned=True Cleaned: nothing of Podlane's is on this node",
+            "Progressing=False Settled: no lane is being opened or moved to",
+            "Ready=False Uninstalled: Podlane is being uninstalled",
+        ]
+    );
+    assert_eq!(
+        (clean.observed_generation, clean.lanes.as_deref()),
+        (Some(4), None)
+    );
+    assert!(clean.receives_on.is_empty());
+    let subject = Subject {
+        instance: None,
+        assignment: None,
+        generation: Some(5),
+        unreadable: &BTreeMap::new(),
+        connected: None,
+        programs: None,
+    };
+    let routed = status(subject, None, &clean, &now(4));
+    assert!(
+        !said(&routed).iter().any(|said| said.starts_with("Cleaned")),
+        "{routed:?}"
+    );
+}
