@@ -1,8 +1,9 @@
 //! The command line.
 
 use crate::leader::Terms;
+use crate::uninstall::Uninstall;
 use crate::world::Settings;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use podlane_plan::pool::{Family, NoPool, Pool, Pools};
 use std::io::IsTerminal;
@@ -13,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "podlane-operator", version)]
 pub struct Options {
+    /// What else to do than to run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// How to reach the API server; default: as a pod does, or else as kubectl does.
     #[arg(long)]
     pub kubeconfig: Option<PathBuf>,
@@ -57,6 +61,13 @@ pub struct Options {
     /// How to write the log. What is logged, RUST_LOG says.
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// Everything but running.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Take everything of Podlane's off the nodes, or only the agents, so that the rest can be deleted. Other options go before this word.
+    Uninstall(Uninstall),
 }
 
 /// How the log is written.

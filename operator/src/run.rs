@@ -3,8 +3,9 @@
 use crate::apply::Applier;
 use crate::configuration::{CannotRead, Configuration};
 use crate::leader::{Election, Lost};
-use crate::options::Options;
+use crate::options::{Command, Options};
 use crate::seen::{Seen, SeenNode};
+use crate::uninstall::{self, Uninstall, UninstallError, Uninstalled};
 use crate::watch::{Shared, follow};
 use crate::world::World;
 use crate::{first_policy, passes, rollout};
@@ -25,6 +26,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a connection may be silent: the API server sends a bookmark about once a minute where there is nothing else.
 const SILENCE: Duration = Duration::from_secs(150);
 
+/// How much of a termination message is kept (kubelet, `MaxContainerTerminationMessageLength`).
+const RESULT: usize = 4096;
+
 /// Why the operator ended, other than because it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -43,6 +47,46 @@ pub enum RunError {
     /// Another operator may act from now on, so this one must not.
     #[error("leadership is lost: {0}")]
     Lost(#[from] Lost),
+    /// Uninstalling has not come to its end: what is to be read, and why.
+    #[error("{0}")]
+    Uninstall(String, #[source] UninstallError),
+}
+
+/// Does what the command line says. What is to be read in the end, if anything.
+///
+/// # Errors
+/// When it has to end by itself, or without success.
+pub async fn carry_out(options: &Options) -> Result<Option<String>, RunError> {
+    match &options.command {
+        None => run(options).await.map(|()| None),
+        Some(Command::Uninstall(how)) => uninstall(options, how).await.map(Some),
+    }
+}
+
+async fn uninstall(options: &Options, how: &Uninstall) -> Result<String, RunError> {
+    let client = client(options).await?;
+    let identity = format!("uninstall-{}", options.identity());
+    let lease = &options.leader_election_id;
+    let outcome = uninstall::run(&client, &options.namespace, lease, &identity, how).await;
+    let said = match &outcome {
+        Ok(Uninstalled::Kept) => "the agents are gone; nodes stay as they are".to_owned(),
+        Ok(Uninstalled::Cleaned(results)) => results.to_string(),
+        Err(UninstallError::Failed(results)) => {
+            format!("{results}\n{}", UninstallError::Failed(results.clone()))
+        }
+        Err(why) => why.to_string(),
+    };
+    if let Some(file) = &how.result {
+        // What does not fit is cut from the front: what went wrong is in the end.
+        let start = said.ceil_char_boundary(said.len().saturating_sub(RESULT));
+        if let Err(why) = std::fs::write(file, &said[start..]) {
+            tracing::warn!(file = %file.display(), %why, "the result cannot be written");
+        }
+    }
+    match outcome {
+        Ok(_) => Ok(said),
+        Err(why) => Err(RunError::Uninstall(said, why)),
+    }
 }
 
 /// Runs until it is asked to end.
@@ -135,7 +179,7 @@ fn spawn_watches(watches: &mut JoinSet<()>, client: &Client, shared: &Arc<Shared
     spawn!(SeenNode, Seen<RoutingPolicy>, Seen<RoutingNode>, Seen<PeerSlice>);
 }
 
-async fn client(options: &Options) -> Result<Client, RunError> {
+pub(crate) async fn client(options: &Options) -> Result<Client, RunError> {
     let words = |error: &dyn std::error::Error| RunError::Config(error.to_string());
     let mut config = match &options.kubeconfig {
         Some(path) => {

@@ -158,6 +158,13 @@ pub struct NetworkUnavailable {
 impl NetworkUnavailable {
     /// The condition's type.
     pub const TYPE: &str = "NetworkUnavailable";
+    /// With what the reasons begin that Podlane gives.
+    pub const REASON: &str = "Podlane";
+
+    /// Whether it was Podlane that said this.
+    pub fn is_ours(&self) -> bool {
+        self.reason.starts_with(Self::REASON)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -21,7 +21,7 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
         };
         let said = NetworkUnavailable {
             status: if *is_connected { "False" } else { "True" }.to_owned(),
-            reason: format!("Podlane{reason}"),
+            reason: format!("{}{reason}", NetworkUnavailable::REASON),
             message: message.to_string(),
         };
         let before = nodes.network_unavailable(place);
