@@ -16,6 +16,13 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* What makes an object be there while `helm uninstall` runs, before the Job, and go once that has succeeded. */}}
+{{- define "podlane.uninstallRights" -}}
+helm.sh/hook: pre-delete
+helm.sh/hook-weight: "-1"
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
 {{/* An image's reference. Takes a dict of root and image. */}}
 {{- define "podlane.image" -}}
 {{- if .image.digest -}}

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
-use podlane_e2e::helm::{HelmPrograms, chart};
+use podlane_e2e::helm::{Helm, HelmPrograms, chart};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::wait_until;
@@ -25,13 +25,18 @@ pub(crate) const VALUES: [&str; 5] = [
     "agents.logFormat=text",
 ];
 
+/// Helm of that major version.
+pub(crate) fn helm_of(major: u8) -> Result<Helm> {
+    let helms = HelmPrograms::find()?.helms;
+    let mut helms = helms.into_iter();
+    helms
+        .find(|helm| helm.major == major)
+        .with_context(|| format!("no Helm {major}"))
+}
+
 /// Helm of that major version on the lab's cluster.
 pub(crate) fn helm(lab: &Lab, major: u8, arguments: &[&str]) -> Result<String> {
-    let helms = HelmPrograms::find()?.helms;
-    let helm = helms
-        .iter()
-        .find(|helm| helm.major == major)
-        .with_context(|| format!("no Helm {major}"))?;
+    let helm = helm_of(major)?;
     let arguments: Vec<&str> = arguments
         .iter()
         .copied()
@@ -75,14 +80,20 @@ pub(crate) fn running(context: &mut Context) -> Result<&mut Lab> {
     let lab = install(context)?;
     if lab.operator().is_err() {
         start_operator(lab)?;
-        wait_until("the agents' DaemonSet", SOON, || daemon_set(lab).map(drop))?;
-        for node in NODES {
-            let pod = make_pod(lab, node)?;
-            start_agent(lab, node, &pod)?;
-        }
+        start_agents(lab)?;
     }
     wait_until_ready(lab)?;
     Ok(lab)
+}
+
+/// Starts an agent on each node once there is a DaemonSet that wants them.
+pub(crate) fn start_agents(lab: &mut Lab) -> Result<()> {
+    wait_until("the agents' DaemonSet", SOON, || daemon_set(lab).map(drop))?;
+    for node in NODES {
+        let pod = make_pod(lab, node)?;
+        start_agent(lab, node, &pod)?;
+    }
+    Ok(())
 }
 
 /// Waits until all policies are as declared.

@@ -6,6 +6,7 @@ mod own_node;
 mod rendering;
 mod rights;
 mod rollout;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -53,9 +54,18 @@ fn main() -> ExitCode {
                 rollout::one_by_one,
             ),
             scenario(
-                "upgraded, rolled back, uninstalled and installed by the other Helm, policies stay",
+                "upgraded and rolled back, what a user has changed stays",
                 lifecycle::stays,
             ),
+            scenario(
+                "uninstalled with keepDatapath and installed again, no packet is lost",
+                uninstall::keeps_datapath,
+            ),
+            scenario(
+                "uninstalled, nodes are clean, what is not is named, and pods of a node go on reaching each other",
+                uninstall::cleans,
+            )
+            .needs(&["nft"]),
         ],
     )
 }

@@ -10,7 +10,7 @@ use podlane_operator::configuration::Configuration;
 use podlane_operator::rollout::daemon_set::{Owner, declare};
 
 /// Values, each a `--set`.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 10] = [
     &[],
     &[
         "cni.install=false",
@@ -51,6 +51,7 @@ const VARIANTS: [&[&str]; 9] = [
         "agents.podAnnotations.note=a\\,b: {c}",
         "agents.logLevel=podlane_agent=debug\\,warn",
     ],
+    &["keepDatapath=true", "uninstall.patienceSeconds=3600"],
     &[
         "operator.tolerations=null",
         "agents.tolerations=null",
@@ -60,7 +61,7 @@ const VARIANTS: [&[&str]; 9] = [
     ],
 ];
 
-fn render(helm: &Helm, values: &[&str], more: &[&str]) -> Result<String> {
+pub(crate) fn render(helm: &Helm, values: &[&str], more: &[&str]) -> Result<String> {
     let chart = chart().display().to_string();
     let mut arguments = vec!["template", "podlane", &chart, "--namespace", "podlane-system"];
     arguments.extend(values.iter().flat_map(|value| ["--set", value]));
@@ -91,6 +92,9 @@ pub(crate) fn refused(_: &mut Context) -> Result<()> {
             ("firstPolicy.routes=1", "routes"),
             ("networkPolicy.ports=1", "ports"),
             ("crds.keep=false", "keep"),
+            ("keepDatapath=1", "keepDatapath"),
+            ("uninstall.patience=5", "patience"),
+            ("uninstall.patienceSeconds=0", "patienceSeconds"),
         ] {
             match render(&helm, &[value], &[]) {
                 Ok(_) => bail!("Helm {} takes {value}", helm.major),

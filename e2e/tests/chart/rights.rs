@@ -4,18 +4,35 @@ use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::scenario::Context;
 use serde_json::Value;
 
-use super::installed::install;
+use super::installed::helm_of;
+use super::rendering::render;
 
-pub(crate) fn least(context: &mut Context) -> Result<()> {
-    let lab = install(context)?;
-    let kubectl = lab.kubectl()?;
-    let all = kubectl.get(&[
-        "clusterroles,roles",
-        "--all-namespaces",
-        "--selector=app.kubernetes.io/name=podlane",
-    ])?;
-    let roles = all["items"].as_array().context("no roles")?;
-    ensure!(roles.len() == 4, "{} roles", roles.len());
+/// The objects that the chart makes of values, those of its hooks among them.
+fn objects(values: &[&str]) -> Result<Vec<Value>> {
+    let text = render(&helm_of(4)?, values, &[])?;
+    let documents = text.split("\n---\n").filter(|text| text.contains("kind: "));
+    documents
+        .map(|text| serde_saphyr::from_str(text).with_context(|| format!("cannot be read: {text}")))
+        .collect()
+}
+
+fn roles(objects: &[Value]) -> Vec<&Value> {
+    let is_role = |object: &&Value| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole"));
+    objects.iter().filter(is_role).collect()
+}
+
+pub(crate) fn least(_: &mut Context) -> Result<()> {
+    // The operator's three, the agents' one, and two while it is uninstalled.
+    for values in [&["firstPolicy.routingMode=native"], &["keepDatapath=true"]] {
+        let objects = objects(values)?;
+        let roles = roles(&objects);
+        ensure!(roles.len() == 6, "{} roles", roles.len());
+        check(&roles)?;
+    }
+    Ok(())
+}
+
+fn check(roles: &[&Value]) -> Result<()> {
     for role in roles {
         let name = role["metadata"]["name"].as_str().unwrap_or_default();
         let is_of_cluster = role["kind"] == "ClusterRole";
