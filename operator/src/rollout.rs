@@ -21,10 +21,10 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Error, ResourceExt};
-use next::{AgentPod, Next, next};
+use next::{AgentPod, Next, has_programs, next};
 use podlane_plan::backoff::Backoff;
 use seen::{SeenDaemonSet, SeenPod};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
@@ -56,7 +56,9 @@ pub async fn run(client: &Client, namespace: &str, agents: &Agents, shared: &Sha
         namespace,
         agents,
         shared,
+        owner: None,
         declared: None,
+        had_programs: BTreeSet::new(),
         applied: None,
         seen: None,
         found: BTreeMap::new(),
@@ -70,6 +72,8 @@ pub async fn run(client: &Client, namespace: &str, agents: &Agents, shared: &Sha
     let mut due = Instant::now();
     loop {
         tokio::select! {
+            // Another node: whether it is to have an agent is asked at once.
+            () = shared.nodes_changed.notified() => due = due.min(Instant::now() + Duration::from_millis(20)),
             Some(event) = events.next() => {
                 rollout.take(event);
                 // What belongs to the same change.
@@ -94,8 +98,12 @@ struct Rollout<'a> {
     namespace: &'a str,
     agents: &'a Agents,
     shared: &'a Shared,
+    /// Who owns the DaemonSet.
+    owner: Option<Owner>,
     /// The DaemonSet as it is to be.
     declared: Option<Declared>,
+    /// The nodes whose last agent but the present had programs that encapsulated: the present one's have to.
+    had_programs: BTreeSet<String>,
     /// The DaemonSet as it was after the last apply: its uid and its generation.
     applied: Option<(Option<String>, i64)>,
     /// As it was seen last.
@@ -193,21 +201,39 @@ impl Rollout<'_> {
     }
 
     async fn keep(&mut self) -> Result<Duration, Error> {
-        if self.declared.is_none() {
-            self.declared = Some(self.declare().await?);
+        // No agent comes to a node before it is known what the node can do.
+        let Some(without) = self.without_agents() else {
+            return Ok(LOOK);
+        };
+        let owner = match self.owner.take() {
+            Some(owner) => owner,
+            None => self.find_owner().await?,
+        };
+        let declared = declare(self.agents, self.namespace, &owner, &without);
+        self.owner = Some(owner);
+        if self.declared.as_ref() != Some(&declared) {
+            if !without.is_empty() {
+                tracing::warn!(nodes = ?without, "some nodes can have no agent; the policies say why");
+            }
+            self.declared = Some(declared);
+            self.applied = None;
         }
         self.apply().await?;
         self.replace().await
     }
 
-    async fn declare(&self) -> Result<Declared, Error> {
+    fn without_agents(&self) -> Option<BTreeSet<String>> {
+        let world = self.shared.world();
+        world.is_whole().then(|| world.without_agents())
+    }
+
+    async fn find_owner(&self) -> Result<Owner, Error> {
         let name = &self.agents.owner;
         let owner = self.deployments.get_metadata(name).await?;
-        let owner = Owner {
+        Ok(Owner {
             name: name.clone(),
             uid: owner.uid().unwrap_or_default(),
-        };
-        Ok(declare(self.agents, self.namespace, &owner))
+        })
     }
 
     /// Applies the DaemonSet unless it is as it was after the last time.
@@ -250,7 +276,22 @@ impl Rollout<'_> {
         let (pod, waits) = {
             let world = self.shared.world();
             let record = |node: &str| world.routing_nodes.get(node);
-            match next(&declared.template, scheduled, self.found.values(), record) {
+            let is_outdated = |pod: &&AgentPod| pod.template.as_deref() != Some(&declared.template);
+            for pod in self.found.values().filter(is_outdated) {
+                match has_programs(pod, record(&pod.node)) {
+                    Some(true) => drop(self.had_programs.insert(pod.node.clone())),
+                    Some(false) => drop(self.had_programs.remove(&pod.node)),
+                    None => {}
+                }
+            }
+            let had_programs = |node: &str| self.had_programs.contains(node);
+            match next(
+                &declared.template,
+                scheduled,
+                self.found.values(),
+                record,
+                had_programs,
+            ) {
                 Next::Done => (None, None),
                 Next::Wait(wait) => (None, Some((wait.node().map(str::to_owned), wait.to_string()))),
                 Next::Replace(pod) => (Some(pod.clone()), None),

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use kube::Resource;
 use podlane_crds::{Undecodable, decode};
 use podlane_plan::cluster::Node;
+use podlane_plan::machine::{self, Machine, Unfit};
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
@@ -128,9 +129,19 @@ struct NodeSpec {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct NodeStatus {
     addresses: Option<Vec<Address>>,
     conditions: Option<Vec<NodeCondition>>,
+    node_info: Option<NodeInfo>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct NodeInfo {
+    kernel_version: String,
+    operating_system: String,
+    architecture: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -180,6 +191,17 @@ impl SeenNode {
         let mut conditions = self.status.conditions.iter().flatten();
         let found = conditions.find(|condition| condition.kind == NetworkUnavailable::TYPE)?;
         Some((found.said.clone(), found.since.clone()))
+    }
+
+    /// Why it can have no agent, by what its kubelet says of the machine.
+    pub fn unfit(&self) -> Option<Unfit> {
+        let info = self.status.node_info.as_ref()?;
+        let machine = Machine {
+            kernel_version: &info.kernel_version,
+            operating_system: &info.operating_system,
+            architecture: &info.architecture,
+        };
+        machine::check(machine).err()
     }
 
     /// In the plan's terms.

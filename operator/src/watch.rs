@@ -25,6 +25,8 @@ pub struct Shared {
     world: Mutex<World>,
     /// Rung at each change that matters.
     pub changed: Notify,
+    /// The same where it is of a Node: for whoever decides which nodes have an agent.
+    pub nodes_changed: Notify,
 }
 
 impl Shared {
@@ -33,6 +35,7 @@ impl Shared {
         Self {
             world: Mutex::new(world),
             changed: Notify::new(),
+            nodes_changed: Notify::new(),
         }
     }
 
@@ -99,6 +102,9 @@ pub async fn follow<K: Kept>(client: Client, shared: &Shared) {
                 }
                 if take(event, shared, &mut listing, &mut said) {
                     shared.changed.notify_one();
+                    if K::KIND == Kind::Node {
+                        shared.nodes_changed.notify_one();
+                    }
                 }
             }
             Err(error) => {

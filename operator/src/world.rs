@@ -20,6 +20,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 use podlane_crds::Undecodable;
 use podlane_plan::lane::Lane;
+use podlane_plan::machine::Unfit;
 use podlane_plan::pool::Pools;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -146,6 +147,19 @@ impl World {
     /// Whether the picture is whole. Nothing is decided before: an object not seen yet would count as deleted.
     pub fn is_whole(&self) -> bool {
         Kind::ALL.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// Why a node is to have no agent: its machine is unfit by what its kubelet says, and no agent has ever shown otherwise.
+    pub fn unfit(&self, node: &str) -> Option<&Unfit> {
+        let has_answered = |record: &NodeRecord| record.report.is_some();
+        let is_proved = self.routing_nodes.get(node).is_some_and(has_answered);
+        self.nodes.unfit().get(node).filter(|_| !is_proved)
+    }
+
+    /// The names of all those nodes.
+    pub fn without_agents(&self) -> BTreeSet<String> {
+        let names = self.nodes.unfit().keys();
+        names.filter(|name| self.unfit(name).is_some()).cloned().collect()
     }
 
     /// The lanes on which some node says that it sends.

@@ -4,7 +4,7 @@
 //! The order of inputs never matters, and the order of outputs is deterministic.
 //!
 //! The way through it, from what a user writes to what a kernel is told:
-//! 1. [`policy`]: which [`policy::Policy`] governs a node;
+//! 1. [`policy`]: which [`policy::Policy`] governs a node; [`machine`]: whether it can have an agent;
 //! 2. [`pool`]: what nodes number their pods from, where nobody else says it; [`cluster`]: which nodes and pod CIDRs can be
 //!    routed at all;
 //! 3. [`pair`]: the lane between two nodes, the same seen from both ends;
@@ -25,6 +25,7 @@ pub mod diff;
 pub mod fib;
 pub mod kernel;
 pub mod lane;
+pub mod machine;
 pub mod masquerade;
 pub mod pair;
 pub mod policy;

@@ -50,6 +50,10 @@ fn main() -> ExitCode {
                 rollout::put_back,
             ),
             scenario(
+                "a node whose kernel is too old has no agent, and its policy says why",
+                rollout::left_out,
+            ),
+            scenario(
                 "agents are replaced one by one, each once the last one has proved its lanes",
                 rollout::one_by_one,
             ),

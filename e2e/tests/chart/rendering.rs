@@ -186,7 +186,12 @@ fn daemon_set(rendered: &str) -> Result<String> {
     };
     let configuration = configuration(rendered)?;
     let agents = configuration.agents.context("no agents")?;
-    let declared = declare(&agents, "podlane-system", &owner);
+    let declared = declare(
+        &agents,
+        "podlane-system",
+        &owner,
+        &BTreeSet::from(["old".to_owned()]),
+    );
     Ok(declared.object.to_string())
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
+use podlane_e2e::story::wait_for_condition;
 use podlane_e2e::wait::{pause, wait_until};
 use serde_json::{Value, json};
 
@@ -166,4 +167,47 @@ pub(crate) fn put_back(context: &mut Context) -> Result<()> {
         ensure!(now["spec"] == before["spec"], "{}", now["spec"]);
         Ok(())
     })
+}
+
+pub(crate) fn left_out(context: &mut Context) -> Result<()> {
+    let lab = running(context)?;
+    let kubectl = lab.kubectl()?.clone();
+    let before = template(&daemon_set(lab)?)?;
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "old-1"}, "spec": {"podCIDR": "172.20.77.0/24"},
+    "status": {
+        "addresses": [{"type": "InternalIP", "address": "192.168.30.77"}],
+        "nodeInfo": {"kernelVersion": "4.19.0-27-amd64", "operatingSystem": "linux", "architecture": "amd64"},
+    }});
+    kubectl.create(&node.to_string())?;
+    let left_out = |set: &Value| {
+        let affinity = &set["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+        let terms = &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+        terms[0]["matchFields"][0]["values"][0].clone()
+    };
+    wait_until("the node to be left out", SOON, || {
+        let set = daemon_set(lab)?;
+        ensure!(
+            left_out(&set) == "old-1",
+            "{}",
+            set["spec"]["template"]["spec"]["affinity"]
+        );
+        Ok(())
+    })?;
+    let message = wait_for_condition(lab, "routingpolicy", "default", "Ready", "False", "NodeUnfit")?;
+    ensure!(
+        message.contains("old-1 has kernel 4.19.0-27-amd64, and agents need Linux 5.8"),
+        "{message}"
+    );
+    kubectl.run(&["delete", "node", "old-1"])?;
+    wait_until("nobody to be left out", SOON, || {
+        let set = daemon_set(lab)?;
+        ensure!(left_out(&set).is_null(), "{}", left_out(&set));
+        Ok(())
+    })?;
+    ensure!(
+        template(&daemon_set(lab)?)? == before,
+        "another template, which would replace all agents"
+    );
+    ensure!(ending(lab)?.is_empty(), "agents are replaced: {:?}", ending(lab)?);
+    wait_until_ready(lab)
 }

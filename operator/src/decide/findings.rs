@@ -68,6 +68,21 @@ pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
             }
         })
         .collect();
+    if !assessment.unfit.is_empty() {
+        let names = assessment.unfit.iter().map(|(place, _)| name(*place));
+        let each = assessment.unfit.iter().take(3);
+        let each: Vec<String> = each
+            .map(|(place, why)| format!("{} {why}", name(*place)))
+            .collect();
+        findings.push(Finding {
+            reason: "NodeUnfit".to_owned(),
+            summary: format!("{} can have no agent", list(names)),
+            advice: format!(
+                "{}; or have the policy's nodeSelector leave it out",
+                each.join("; ")
+            ),
+        });
+    }
     if let Some((place, why)) = assessment.unreadable.first() {
         let names = assessment.unreadable.iter().map(|(place, _)| name(*place));
         findings.push(Finding {
@@ -81,6 +96,18 @@ pub(super) fn of_nodes(view: &View<'_>, assessment: &Assessment<'_>) -> Vec<Find
         });
     }
     findings
+}
+
+/// Where packets are carried as declared, but by the kernel's drivers alone: a sentence for whoever wonders about speed and checks.
+pub(super) fn without_programs(view: &View<'_>, assessment: &Assessment<'_>) -> Option<String> {
+    let name = |place: usize| view.world.nodes.all()[place].name.as_str();
+    let (first, why) = assessment.without_programs.first()?;
+    let names = assessment.without_programs.iter().map(|(place, _)| name(*place));
+    Some(format!(
+        "On {} the kernel's drivers encapsulate, without eBPF programs; {} says: {why}",
+        list(names),
+        name(*first)
+    ))
 }
 
 /// A rollout of agents that has stopped at one of the policy's nodes.

@@ -178,7 +178,10 @@ fn status(
         }
         None => {
             let nodes = count(governed, "node");
-            let all = format!("{nodes} {} as declared", agree(governed, "is", "are"));
+            let mut all = format!("{nodes} {} as declared", agree(governed, "is", "are"));
+            if let Some(note) = findings::without_programs(view, assessment) {
+                all = format!("{all}. {note}");
+            }
             ("AsDeclared".to_owned(), all, None)
         }
     };

@@ -5,6 +5,7 @@ use super::govern::Tally;
 use crate::world::{NodeRecord, PolicyRecord, Report, Trouble, ends_by_itself};
 use podlane_crds::RoutingNodeSpec;
 use podlane_plan::cluster::Problem;
+use podlane_plan::machine::Unfit;
 
 /// What a node is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +38,10 @@ pub(super) struct Assessment<'a> {
     pub(super) ready: usize,
     /// Nodes whose Node object cannot be routed as it is.
     pub(super) problems: Vec<(usize, &'a Problem)>,
+    /// Nodes that can have no agent, and why.
+    pub(super) unfit: Vec<(usize, &'a Unfit)>,
+    /// Nodes that are as declared by the kernel's drivers alone, and why.
+    pub(super) without_programs: Vec<(usize, &'a str)>,
     /// Nodes whose RoutingNode cannot be read, and why.
     pub(super) unreadable: Vec<(usize, &'a str)>,
     /// Nodes that have yet to do something.
@@ -59,6 +64,10 @@ pub(super) fn assess<'a>(view: &View<'a>, policy: &PolicyRecord, tally: &Tally<'
             assessment
                 .problems
                 .extend(problems.iter().map(|problem| (*place, problem)));
+            continue;
+        }
+        if let Some(unfit) = view.world.unfit(name) {
+            assessment.unfit.push((*place, unfit));
             continue;
         }
         let Some(record) = view.world.routing_nodes.get(name) else {
@@ -105,6 +114,9 @@ fn assess_node<'a>(
         assessment.waiting.push((place, Wait::Counting));
     } else {
         assessment.ready += 1;
+        if let Some(Err(why)) = &report.programs {
+            assessment.without_programs.push((place, why));
+        }
     }
 }
 
@@ -133,7 +145,8 @@ fn assess_unready<'a>(place: usize, number: u32, report: &'a Report, assessment:
 }
 
 fn is_same_but_for_lanes(a: &RoutingNodeSpec, b: &RoutingNodeSpec) -> bool {
-    (&a.policy, a.policy_generation, a.mtu, a.datapath) == (&b.policy, b.policy_generation, b.mtu, b.datapath)
+    (&a.policy, a.policy_generation, a.mtu, a.datapath, a.clean)
+        == (&b.policy, b.policy_generation, b.mtu, b.datapath, b.clean)
         && (&a.addresses, &a.pod_cidrs) == (&b.addresses, &b.pod_cidrs)
         && (&a.cluster_pod_cidrs, &a.native_routing_cidrs, a.masquerade)
             == (&b.cluster_pod_cidrs, &b.native_routing_cidrs, b.masquerade)

@@ -157,3 +157,55 @@ fn a_rollout_that_has_stopped_is_said_on_the_policy_of_its_node_alone() {
     cluster.settle();
     assert_eq!(cluster.condition("far", "Ready").1, "AsDeclared");
 }
+
+#[test]
+fn a_node_that_can_have_no_agent_is_named_until_one_shows_otherwise() {
+    let mut cluster = Cluster::of_three();
+    cluster.edit("Node", "k8s-w0", |node| {
+        node["status"]["nodeInfo"] =
+            json!({"kernelVersion": "4.19.0-27-amd64", "operatingSystem": "linux", "architecture": "amd64"});
+    });
+    cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+    for _ in 0..20 {
+        cluster.pass();
+        for step in Step::ALL {
+            cluster.step("k8s-ctr", step);
+            cluster.step("k8s-w1", step);
+        }
+        cluster.later(1_000);
+    }
+    let (status, reason, message) = cluster.condition("default", "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "NodeUnfit"));
+    assert!(
+        message.starts_with(
+            "k8s-w0 can have no agent. k8s-w0 has kernel 4.19.0-27-amd64, and agents need Linux 5.8"
+        ),
+        "{message}"
+    );
+    assert!(!message.contains("waiting for k8s-w0"), "{message}");
+    assert!(cluster.world.without_agents().contains("k8s-w0"));
+    // A kernel that can more than its number says.
+    cluster.settle();
+    assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
+    assert!(cluster.world.without_agents().is_empty());
+}
+
+#[test]
+fn where_the_kernels_drivers_carry_packets_the_policy_says_so_and_why() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+    cluster.settle();
+    cluster.edit("RoutingNode", "k8s-w1", |node| {
+        node["status"]["datapath"] =
+            json!({"encapsulation": "Kernel", "bypass": "Off", "reason": "NoPrograms", "message": "no BTF"});
+    });
+    cluster.pass();
+    let (status, _, message) = cluster.condition("default", "Ready");
+    assert_eq!(
+        (status.as_str(), message.as_str()),
+        (
+            "True",
+            "3 nodes are as declared. On k8s-w1 the kernel's drivers encapsulate, without eBPF programs; k8s-w1 says: no BTF"
+        )
+    );
+}

@@ -6,7 +6,7 @@
 use super::agent_labels;
 use crate::configuration::Agents;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The label by which a pod tells from which template it is.
 pub const TEMPLATE: &str = "podlane.io/template";
@@ -16,6 +16,9 @@ const SYSCTLS: &str = "/host/proc/sys";
 
 /// Where the node's directory of CNI configurations is in an agent's container.
 const CNI: &str = "/host/cni";
+
+/// Nodes that are left out by name, at most: an object has to be small enough to be kept. Whoever has more gives agents.nodeSelector.
+const MOST_EXCLUDED: usize = 1000;
 
 /// Who owns the DaemonSet: it goes when that goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +38,15 @@ pub struct Declared {
     pub template: String,
 }
 
-/// The DaemonSet.
-pub fn declare(agents: &Agents, namespace: &str, owner: &Owner) -> Declared {
+/// The DaemonSet. No pod of it comes to the nodes in `without`, and one that is there goes.
+pub fn declare(agents: &Agents, namespace: &str, owner: &Owner, without: &BTreeSet<String>) -> Declared {
     let mut template = pod_template(agents);
     let name = fingerprint(&template);
     template["metadata"]["labels"][TEMPLATE] = name.as_str().into();
+    // Not in the name: where else there is no agent makes none another.
+    if !without.is_empty() {
+        template["spec"]["affinity"] = elsewhere(without);
+    }
     let object = json!({
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -87,6 +94,19 @@ fn pod_template(agents: &Agents) -> Value {
         spec["priorityClassName"] = agents.priority_class_name.as_str().into();
     }
     json!({"metadata": {"labels": labels, "annotations": agents.pod_annotations}, "spec": spec})
+}
+
+/// Any node but those. By their names: labels would have to be written to Nodes first, which is a right over every node.
+fn elsewhere(without: &BTreeSet<String>) -> Value {
+    let fields: Vec<Value> = without
+        .iter()
+        .take(MOST_EXCLUDED)
+        // The API takes one value a field.
+        .map(|name| json!({"key": "metadata.name", "operator": "NotIn", "values": [name]}))
+        .collect();
+    json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchFields": fields}],
+    }}})
 }
 
 fn volumes(agents: &Agents) -> Vec<Value> {
@@ -169,7 +189,7 @@ mod tests {
             name: agents.owner.clone(),
             uid: "u".to_owned(),
         };
-        declare(&agents, "podlane-system", &owner)
+        declare(&agents, "podlane-system", &owner, &BTreeSet::new())
     }
 
     #[test]
@@ -218,6 +238,29 @@ mod tests {
         // What is not in it replaces no pod.
         let relabelled = declared(|agents| agents.labels.clear());
         assert_eq!(relabelled.template, before.template);
+    }
+
+    #[test]
+    fn nodes_without_an_agent_are_left_out_and_no_other_agent_is_replaced_for_it() {
+        let agents = agents();
+        let owner = Owner {
+            name: agents.owner.clone(),
+            uid: "u".to_owned(),
+        };
+        let without = BTreeSet::from(["old-1".to_owned(), "old-2".to_owned()]);
+        let declared = declare(&agents, "podlane-system", &owner, &without);
+        let affinity = &declared.object["spec"]["template"]["spec"]["affinity"]["nodeAffinity"];
+        let terms = &affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+        assert_eq!(
+            *terms,
+            json!([{"matchFields": [
+                {"key": "metadata.name", "operator": "NotIn", "values": ["old-1"]},
+                {"key": "metadata.name", "operator": "NotIn", "values": ["old-2"]},
+            ]}])
+        );
+        let all = declare(&agents, "podlane-system", &owner, &BTreeSet::new());
+        assert_eq!(all.template, declared.template);
+        assert_ne!(all.object, declared.object);
     }
 
     #[test]

@@ -57,22 +57,34 @@ pub enum Unproved<'a> {
     Behind,
     /// It is opening a lane, or moving to one.
     Moving,
+    /// Its eBPF programs are not loaded, though the last agent's were there: why.
+    WithoutPrograms(&'a str),
     /// It has yet to get answers to its probes.
     NotProved(Proving),
     /// It says that the node is not as declared: in a word and in a sentence.
     NotReady(&'a str, &'a str),
 }
 
-/// Decides. `scheduled`: the pods that there should be.
+/// Whether the agent in this very pod has programs that encapsulate; None: it has not said.
+pub fn has_programs(pod: &AgentPod, record: Option<&NodeRecord>) -> Option<bool> {
+    let report = record?.report.as_ref()?;
+    let is_own = report.instance.as_deref() == Some(pod.uid.as_str());
+    let programs = report.programs.as_ref().filter(|_| is_own)?;
+    Some(programs.is_ok())
+}
+
+/// Decides. `scheduled`: the pods that there should be; `had_programs`: whether the agents before them on a node had programs that
+/// encapsulated there.
 pub fn next<'a>(
     template: &str,
     scheduled: usize,
     pods: impl Iterator<Item = &'a AgentPod> + Clone,
     record: impl Fn(&str) -> Option<&'a NodeRecord>,
+    had_programs: impl Fn(&str) -> bool,
 ) -> Next<'a> {
     let is_current = |pod: &AgentPod| pod.template.as_deref() == Some(template);
     let outdated = pods.clone().filter(|pod| !is_current(pod) && !pod.is_ending);
-    let proof = |pod: &'a AgentPod| proof(pod, record(&pod.node));
+    let proof = |pod: &'a AgentPod| proof(pod, record(&pod.node), had_programs(&pod.node));
     let first = outdated.min_by_key(|pod| (proof(pod).is_ok(), &pod.node));
     let Some(first) = first else { return Next::Done };
     if let Some(pod) = pods.clone().find(|pod| pod.is_ending) {
@@ -92,15 +104,18 @@ pub fn next<'a>(
 }
 
 /// Whether a pod's agent has proved that it does its work.
-fn proof<'a>(pod: &AgentPod, record: Option<&'a NodeRecord>) -> Result<(), Unproved<'a>> {
-    if !pod.is_ready {
-        return Err(Unproved::NotRunning);
-    }
+fn proof<'a>(pod: &AgentPod, record: Option<&'a NodeRecord>, had_programs: bool) -> Result<(), Unproved<'a>> {
+    // What its agent says of the node says more than that the pod is not ready.
+    let is_ready = if pod.is_ready {
+        Ok(())
+    } else {
+        Err(Unproved::NotRunning)
+    };
     // A node that is told nothing, because its Node object cannot be routed, has nothing to prove.
-    let Some(record) = record else { return Ok(()) };
+    let Some(record) = record else { return is_ready };
     let report = match &record.report {
         Some(report) if report.instance.as_deref() == Some(pod.uid.as_str()) => report,
-        _ => return Err(Unproved::Silent),
+        _ => return is_ready.and(Err(Unproved::Silent)),
     };
     if report.observed_generation < record.told_since {
         return Err(Unproved::Behind);
@@ -112,9 +127,12 @@ fn proof<'a>(pod: &AgentPod, record: Option<&'a NodeRecord>) -> Result<(), Unpro
     if !report.is_ready && !is_no_agents_doing(reason) {
         return Err(Unproved::NotReady(reason, message));
     }
+    if let (true, Some(Err(why))) = (had_programs, &report.programs) {
+        return Err(Unproved::WithoutPrograms(why));
+    }
     match report.proving {
         Some(proving) if !proving.is_done() => Err(Unproved::NotProved(proving)),
-        _ => Ok(()),
+        _ => is_ready,
     }
 }
 
@@ -160,9 +178,15 @@ impl fmt::Display for Wait<'_> {
 impl fmt::Display for Unproved<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotRunning => write!(f, "does not run"),
+            Self::NotRunning => write!(f, "does not run, or is not ready"),
             Self::Silent => write!(f, "has yet to write the node's status"),
             Self::Behind => write!(f, "has yet to answer what the node was told"),
+            Self::WithoutPrograms(why) => {
+                write!(
+                    f,
+                    "could not load its eBPF programs, which the last agent there had: {why}"
+                )
+            }
             Self::Moving => write!(f, "is opening a lane or moving to one"),
             Self::NotProved(Proving { probed, answering }) => write!(
                 f,
@@ -219,9 +243,8 @@ mod tests {
             .expect("metadata");
             world.see_routing_node(seen, Source::List);
         }
-        match next("new", scheduled, pods.iter(), |node| {
-            world.routing_nodes.get(node)
-        }) {
+        let record = |node: &str| world.routing_nodes.get(node);
+        match next("new", scheduled, pods.iter(), record, |node| node == "lost") {
             Next::Done => "done".to_owned(),
             Next::Replace(pod) => format!("replace {}", pod.node),
             Next::Wait(wait) => format!("wait: {wait}"),
@@ -326,6 +349,24 @@ mod tests {
         };
         let said = decide(2, &[broken, b.clone()], &[("a", well(&new_a)), ("b", well(&b))]);
         assert!(said.contains("does not run"), "{said}");
+    }
+
+    #[test]
+    fn an_agent_that_loses_the_programs_of_the_last_one_stops_the_rollout() {
+        let (lost, b) = (pod("lost", "new"), pod("b", "old"));
+        let mut status = well(&lost);
+        status["datapath"] =
+            json!({"encapsulation": "Kernel", "bypass": "Off", "message": "the verifier refuses it"});
+        let pods = [lost.clone(), b.clone()];
+        let said = decide(2, &pods, &[("lost", status), ("b", well(&b))]);
+        assert!(
+            said.contains("could not load its eBPF programs") && said.contains("the verifier refuses it"),
+            "{said}"
+        );
+        assert_eq!(
+            decide(2, &pods, &[("lost", well(&lost)), ("b", well(&b))]),
+            "replace b"
+        );
     }
 
     #[test]

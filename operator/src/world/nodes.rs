@@ -4,6 +4,8 @@ use super::{Change, Identity, Source, World};
 use crate::seen::{NetworkUnavailable, SeenNode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podlane_plan::cluster::Node;
+use podlane_plan::machine::Unfit;
+use std::collections::BTreeMap;
 
 /// All Nodes, in the order of their names: side by side, as [`podlane_plan::cluster::admit`] takes them.
 #[derive(Debug, Default)]
@@ -11,6 +13,8 @@ pub struct Nodes {
     nodes: Vec<Node>,
     identities: Vec<Identity>,
     networks: Vec<Option<(NetworkUnavailable, Option<Time>)>>,
+    /// Those that can have no agent, by name: few.
+    unfit: BTreeMap<String, Unfit>,
 }
 
 impl Nodes {
@@ -37,12 +41,18 @@ impl Nodes {
         self.networks.get(place)?.as_ref()
     }
 
+    /// The nodes that can have no agent by what their kubelets say, and why.
+    pub const fn unfit(&self) -> &BTreeMap<String, Unfit> {
+        &self.unfit
+    }
+
     pub(super) fn remove(&mut self, name: &str, uid: Option<&str>) -> bool {
         match self.place(name) {
             Ok(place) if uid.is_none_or(|uid| uid == self.uid(place)) => {
                 self.nodes.remove(place);
                 self.identities.remove(place);
                 self.networks.remove(place);
+                self.unfit.remove(name);
                 true
             }
             _ => false,
@@ -55,22 +65,27 @@ impl World {
     pub fn see_node(&mut self, seen: SeenNode, source: Source) -> Change {
         let identity = Identity::of(&seen.metadata);
         let network = seen.network_unavailable();
+        let unfit = seen.unfit();
         let node = seen.node();
+        let is_otherwise_fit = self.nodes.unfit.get(&node.name) != unfit.as_ref();
         let matters = match self.nodes.place(&node.name) {
             Ok(place) => {
                 let known = &mut self.nodes.identities[place];
                 if identity.is_outdated(Some(known), source) {
                     return Change::default();
                 }
-                let matters = known.uid != identity.uid
+                let matters = is_otherwise_fit
+                    || known.uid != identity.uid
                     || self.nodes.nodes[place] != node
                     || self.nodes.networks[place] != network;
                 *known = identity;
+                set_unfit(&mut self.nodes.unfit, &node.name, unfit);
                 self.nodes.nodes[place] = node;
                 self.nodes.networks[place] = network;
                 matters
             }
             Err(place) => {
+                set_unfit(&mut self.nodes.unfit, &node.name, unfit);
                 self.nodes.nodes.insert(place, node);
                 self.nodes.identities.insert(place, identity);
                 self.nodes.networks.insert(place, network);
@@ -80,6 +95,17 @@ impl World {
         Change {
             matters,
             unreadable: None,
+        }
+    }
+}
+
+fn set_unfit(all: &mut BTreeMap<String, Unfit>, name: &str, unfit: Option<Unfit>) {
+    match unfit {
+        Some(unfit) => {
+            all.insert(name.to_owned(), unfit);
+        }
+        None => {
+            all.remove(name);
         }
     }
 }

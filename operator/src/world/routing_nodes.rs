@@ -61,6 +61,8 @@ pub struct Report {
     pub peers: u32,
     /// The very agent that writes this; none: it is in no pod.
     pub instance: Option<Box<str>>,
+    /// Whether eBPF programs encapsulate there, or why the kernel's drivers do; None: nothing is known of that.
+    pub programs: Option<Result<(), Arc<str>>>,
     /// How far it is with proving its lanes; none: it has none to prove, or no programs that could.
     pub proving: Option<Proving>,
     /// The peers that are not reached as declared.
@@ -168,6 +170,13 @@ impl Report {
                 .map(|said| (said.status == "True", share(&said.reason), share(&said.message))),
             peers: status.counts.map_or(0, |counts| counts.total),
             instance: status.agent_instance.as_deref().map(Box::from),
+            programs: status
+                .datapath
+                .as_ref()
+                .map(|datapath| match datapath.encapsulation {
+                    Encapsulation::Ebpf => Ok(()),
+                    Encapsulation::Kernel => Err(share(datapath.message.as_deref().unwrap_or_default())),
+                }),
             proving: Proving::of(status),
             troubles: status
                 .peers
