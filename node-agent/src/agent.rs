@@ -4,7 +4,7 @@ use crate::clean::Cleaner;
 use crate::cni::Directory;
 use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
-use crate::kernel::{Kernel, Sysctls};
+use crate::kernel::{Kernel, Modules, Sysctls};
 use crate::metrics::{self, Asked, Figures};
 use crate::options;
 use crate::pace::{Pace, cpu_time};
@@ -58,8 +58,13 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
 
     let wake = Arc::new(Notify::new());
     let events = Events::listen(Arc::clone(&wake)).context("listening to the kernel")?;
+    let mut kernel = Kernel::with_sysctls(Sysctls::at(options.sysctls));
+    options
+        .load_modules
+        .into_iter()
+        .for_each(|root| kernel.load_modules(Modules::at(root)));
     let mut agent = Agent {
-        kernel: Kernel::with_sysctls(Sysctls::at(options.sysctls)),
+        kernel,
         events,
         world: World::default(),
         retries: Retries::default(),

@@ -77,6 +77,9 @@ pub struct Agent {
     /// Where kernel parameters are, if /proc/sys cannot be written.
     #[arg(long, env = "PODLANE_SYSCTLS", default_value = "/proc/sys")]
     pub sysctls: PathBuf,
+    /// Load tunnels' drivers that the kernel does not load by itself, out of this directory (/lib/modules). Takes the capability SYS_MODULE.
+    #[arg(long, env = "PODLANE_LOAD_MODULES", value_name = "DIRECTORY")]
+    pub load_modules: Option<PathBuf>,
 }
 
 /// How the log looks.

@@ -40,6 +40,9 @@ pub struct Agents {
     /// The CNI configuration that each agent keeps; absent: another network plugin connects pods.
     #[serde(default)]
     pub cni: Option<Cni>,
+    /// Whether agents load tunnels' drivers that the kernel does not load by itself: a right over the whole node.
+    #[serde(default)]
+    pub load_modules: bool,
     /// text or json.
     pub log_format: String,
     /// As RUST_LOG is written.

@@ -18,6 +18,9 @@ agents:
   {{- if .Values.cni.install }}
   cni: {confDir: {{ .Values.cni.confDir | quote }}, confName: {{ .Values.cni.confName | quote }}}
   {{- end }}
+  {{- if $agents.loadModules }}
+  loadModules: true
+  {{- end }}
   logFormat: {{ $agents.logFormat }}
   logLevel: {{ $agents.logLevel | quote }}
   metrics: {{ $agents.metrics | quote }}

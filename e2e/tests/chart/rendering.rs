@@ -51,7 +51,11 @@ const VARIANTS: [&[&str]; 10] = [
         "agents.podAnnotations.note=a\\,b: {c}",
         "agents.logLevel=podlane_agent=debug\\,warn",
     ],
-    &["keepDatapath=true", "uninstall.patienceSeconds=3600"],
+    &[
+        "keepDatapath=true",
+        "uninstall.patienceSeconds=3600",
+        "agents.loadModules=true",
+    ],
     &[
         "operator.tolerations=null",
         "agents.tolerations=null",
@@ -83,6 +87,7 @@ pub(crate) fn refused(_: &mut Context) -> Result<()> {
             ("agents.metrics=9964", "metrics"),
             ("agents.tolerations[0].operater=Exists", "operater"),
             ("agents.privileged=true", "privileged"),
+            ("agents.loadModules=vxlan", "loadModules"),
             ("clusterPodCIDRs={pods}", "clusterPodCIDRs"),
             ("k8sServicePort=0", "k8sServicePort"),
             ("k8sServiceHost=https://192.168.10.100", "k8sServiceHost"),

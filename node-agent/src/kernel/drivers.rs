@@ -1,16 +1,17 @@
 //! Tunnel drivers that are not in the kernel yet.
 
+use super::modules::Modules;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// How long a failed modprobe stands. A pass must not start a process each time.
+/// How long a failed attempt stands: it reads tables of a megabyte.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Loads drivers.
+/// Loads drivers, where that is asked for.
 #[derive(Debug, Default)]
 pub(super) struct Drivers {
+    modules: Option<Modules>,
     tried: BTreeMap<&'static str, (Instant, Load)>,
 }
 
@@ -20,37 +21,40 @@ pub(super) enum Load {
     Loaded,
     /// This kernel cannot load modules.
     NoModules,
-    /// modprobe's own words.
+    /// Nobody has asked for modules to be loaded.
+    NotAsked,
+    /// Why not.
     Failed(String),
 }
 
 impl Drivers {
-    /// Loads a driver. (The kernel itself runs modprobe when such a device is made, `rtnl_newlink` in net/core/rtnetlink.c, but in
-    /// its own mount namespace, and not where `kernel.modprobe` is empty.)
+    /// From now on drivers are loaded from there.
+    pub(super) fn load_from(&mut self, modules: Modules) {
+        self.modules = Some(modules);
+    }
+
+    /// Loads a driver. (The kernel itself runs modprobe when such a device is made, `rtnl_newlink` in net/core/rtnetlink.c, in
+    /// its own mount namespace, but not where `kernel.modprobe` is empty. So this one is for where that did not do.)
     pub(super) fn load(&mut self, driver: &'static str) -> Load {
         if let Some((_, load)) = self.tried.get(driver).filter(|(when, _)| when.elapsed() < RETRY) {
             return load.clone();
         }
-        let load = if Path::new("/proc/modules").exists() {
-            modprobe(driver)
-        } else {
+        let load = if !Path::new("/proc/modules").exists() {
             Load::NoModules
+        } else if let Some(modules) = &self.modules {
+            modules.load(driver).map_or_else(Load::Failed, |()| Load::Loaded)
+        } else {
+            Load::NotAsked
         };
         self.tried.insert(driver, (Instant::now(), load.clone()));
         load
     }
 }
 
-fn modprobe(driver: &str) -> Load {
-    match Command::new("modprobe").arg(driver).output() {
-        Ok(output) if output.status.success() => Load::Loaded,
-        Ok(output) => Load::Failed(String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ")),
-        Err(error) => Load::Failed(format!("modprobe: {error}")),
-    }
-}
-
 /// What a missing driver means for the one who runs the node.
 pub(super) fn no_driver(driver: &str, load: &Load) -> String {
+    let elsewhere =
+        "where it is not found, on Ubuntu and Debian, `apt-get install linux-modules-extra-$(uname -r)`";
     match load {
         Load::NoModules => format!(
             "this kernel has no {driver} driver and cannot load modules (there is no /proc/modules): boot one that has \
@@ -58,12 +62,14 @@ pub(super) fn no_driver(driver: &str, load: &Load) -> String {
             driver.to_uppercase()
         ),
         Load::Loaded => format!(
-            "this kernel has no {driver} driver, although `modprobe {driver}` succeeded: boot the kernel whose modules are \
-             installed"
+            "this kernel has no {driver} driver, although its module is loaded: boot the kernel whose modules are installed"
+        ),
+        Load::NotAsked => format!(
+            "this kernel has no {driver} driver: run `modprobe {driver}` on the node, or have agents load modules \
+             (agents.loadModules=true); {elsewhere}"
         ),
         Load::Failed(words) => format!(
-            "this kernel has no {driver} driver, and loading it failed ({words}): run `modprobe {driver}` on the node; where it \
-             is not found, on Ubuntu and Debian, `apt-get install linux-modules-extra-$(uname -r)`"
+            "this kernel has no {driver} driver, and loading it failed ({words}): run `modprobe {driver}` on the node; {elsewhere}"
         ),
     }
 }
@@ -74,14 +80,17 @@ mod tests {
 
     #[test]
     fn a_missing_driver_is_said_with_what_to_do() {
-        let failed = no_driver(
-            "vxlan",
-            &Load::Failed("modprobe: FATAL: Module vxlan not found".to_owned()),
-        );
-        assert!(
-            failed.contains("`modprobe vxlan`") && failed.contains("linux-modules-extra-$(uname -r)"),
-            "{failed}"
-        );
+        for load in [
+            Load::NotAsked,
+            Load::Failed("there is no module vxlan".to_owned()),
+        ] {
+            let said = no_driver("vxlan", &load);
+            assert!(
+                said.contains("`modprobe vxlan`") && said.contains("linux-modules-extra-$(uname -r)"),
+                "{said}"
+            );
+        }
+        assert!(no_driver("vxlan", &Load::NotAsked).contains("agents.loadModules=true"));
         assert!(no_driver("geneve", &Load::NoModules).contains("CONFIG_GENEVE"));
     }
 

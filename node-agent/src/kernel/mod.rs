@@ -6,6 +6,7 @@ mod dump;
 pub mod events;
 mod failure;
 mod link;
+mod modules;
 mod nftables;
 mod replies;
 mod request;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use dump::{Observation, Stray};
 pub use failure::Failure;
+pub use modules::Modules;
 pub use sysctl::{NoSysctl, Sysctls};
 pub use transport::{Refused, Request, Transport, TransportError};
 
@@ -44,6 +46,11 @@ impl Kernel {
             sysctls,
             ..Self::default()
         }
+    }
+
+    /// Has drivers that are missing loaded from there.
+    pub fn load_modules(&mut self, modules: Modules) {
+        self.drivers.load_from(modules);
     }
 
     /// Reads everything that a pass needs. `sysctls_to_read` names kernel parameters, given the rest.

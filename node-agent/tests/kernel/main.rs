@@ -4,6 +4,7 @@ mod foreign;
 mod hands;
 mod lanes;
 mod masquerade;
+mod modules;
 mod passes;
 mod programs;
 mod reading;
@@ -22,6 +23,7 @@ fn main() {
         .tests(traffic::TESTS)
         .where_possible(&traffic::GENEVE_TESTS)
         .where_possible(&masquerade::TESTS)
+        .where_possible(&modules::TESTS)
         .where_possible(&programs::TESTS)
         .run();
 }

@@ -17,6 +17,9 @@ const SYSCTLS: &str = "/host/proc/sys";
 /// Where the node's directory of CNI configurations is in an agent's container.
 const CNI: &str = "/host/cni";
 
+/// Where the node's kernel modules are, on the node and in an agent's container.
+const MODULES: &str = "/lib/modules";
+
 /// Nodes that are left out by name, at most: an object has to be small enough to be kept. Whoever has more gives agents.nodeSelector.
 const MOST_EXCLUDED: usize = 1000;
 
@@ -118,6 +121,9 @@ fn volumes(agents: &Agents) -> Vec<Value> {
         // Not there yet where the container runtime is new.
         volumes.push(json!({"name": "cni", "hostPath": {"path": cni.conf_dir, "type": "DirectoryOrCreate"}}));
     }
+    if agents.load_modules {
+        volumes.push(json!({"name": "modules", "hostPath": {"path": MODULES, "type": "Directory"}}));
+    }
     volumes
 }
 
@@ -147,6 +153,12 @@ fn container(agents: &Agents) -> Value {
         arguments.push(format!("--cni-conf-name={}", cni.conf_name));
         mounts.push(json!({"name": "cni", "mountPath": CNI}));
     }
+    let mut capabilities = vec!["NET_ADMIN", "BPF", "PERFMON"];
+    if agents.load_modules {
+        arguments.push(format!("--load-modules={MODULES}"));
+        mounts.push(json!({"name": "modules", "mountPath": MODULES, "readOnly": true}));
+        capabilities.push("SYS_MODULE");
+    }
     json!({
         "name": "agent",
         "image": agents.image,
@@ -160,7 +172,7 @@ fn container(agents: &Agents) -> Value {
             "privileged": false,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
-            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "BPF", "PERFMON"]},
+            "capabilities": {"drop": ["ALL"], "add": capabilities},
         },
         "volumeMounts": mounts,
     })
@@ -219,6 +231,30 @@ mod tests {
             .map(|volume| volume["hostPath"]["path"].as_str().expect("a hostPath"))
             .collect();
         assert_eq!(paths, ["/sys/fs/bpf", "/proc/sys/net", "/etc/cni/net.d"]);
+    }
+
+    #[test]
+    fn modules_are_loaded_only_where_that_is_asked_for() {
+        let object = declared(|agents| agents.load_modules = true).object;
+        let pod = &object["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!(
+            container["securityContext"]["capabilities"]["add"],
+            json!(["NET_ADMIN", "BPF", "PERFMON", "SYS_MODULE"])
+        );
+        let mounts = container["volumeMounts"].as_array().expect("mounts");
+        let modules = mounts.iter().find(|mount| mount["name"] == "modules");
+        assert_eq!(
+            modules,
+            Some(&json!({"name": "modules", "mountPath": "/lib/modules", "readOnly": true}))
+        );
+        assert!(
+            container["args"]
+                .as_array()
+                .expect("arguments")
+                .contains(&json!("--load-modules=/lib/modules"))
+        );
+        assert!(!declared(|_| {}).object.to_string().contains("modules"));
     }
 
     #[test]
