@@ -1,0 +1,295 @@
+//! Services by real kube-proxies, hostPorts by the real plugins, and NetworkPolicies, over every lane: who is answered, and as whom the server
+//! sees him (https://kubernetes.io/docs/reference/networking/virtual-ips/).
+
+mod asks;
+mod conversations;
+mod host_ports;
+mod over;
+mod policies;
+mod proxies;
+mod servers;
+mod workload;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use podlane_e2e::capture::Capture;
+use podlane_e2e::lab::{Lab, Options};
+use podlane_e2e::metrics::Scrape;
+use podlane_e2e::netns::Namespace;
+use podlane_e2e::programs;
+use podlane_e2e::scenario::{Context, Scenario, run};
+use podlane_e2e::story::{POLICY, apply, wait_until_ready};
+use podlane_e2e::topology::ROUTER;
+use podlane_e2e::traffic::Connection;
+use podlane_e2e::wait::{pause, wait_until};
+
+use asks::{ensure_all, ensure_spread};
+use conversations::Conversation;
+use host_ports::Hosted;
+use over::Over;
+use proxies::{Mode, Proxies};
+use servers::{PORT, Sizes, ask_tcp};
+use workload::Workload;
+
+fn main() -> ExitCode {
+    let missing = programs::kube_proxy()
+        .err()
+        .map(|error| format!("{error:#}"))
+        .or_else(host_ports::missing);
+    run(
+        Options::named("services"),
+        [
+            Scenario::new("kube-proxy in nftables mode, over every lane", |context| {
+                let lanes = [
+                    Over::Vxlan,
+                    Over::Geneve,
+                    Over::Native,
+                    Over::ThroughTheStack,
+                    Over::Kernel,
+                ];
+                with_proxies(context, Mode::Nftables, &lanes)
+            })
+            .needs(&["nft", "iptables"])
+            .lacks(missing.clone()),
+            Scenario::new("kube-proxy in iptables mode, over every lane", |context| {
+                let lanes = [Over::Native, Over::ThroughTheStack, Over::Vxlan, Over::Geneve];
+                with_proxies(context, Mode::Iptables, &lanes)
+            })
+            .needs(&["nft", "iptables"])
+            .lacks(missing.clone()),
+            Scenario::new(
+                "kube-proxy by the older iptables, natively and over a tunnel",
+                |context| with_proxies(context, Mode::IptablesLegacy, &[Over::Native]),
+            )
+            .needs(&["nft", "iptables-legacy"])
+            .lacks(missing.or_else(legacy_missing)),
+        ],
+    )
+}
+
+/// A flow that has gone on for so long bypasses the stack where it may.
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_millis(2500);
+
+/// How long rules of kube-proxy may take to come, and to go.
+const SYNCED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Whether the kernel has the older tables.
+fn legacy_missing() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let name = format!("podlane-iptables-{}", std::process::id());
+    let namespace = podlane_e2e::netns::TemporaryNamespace::add(&name).ok()?;
+    let output = namespace
+        .command("iptables-legacy")
+        .args(["-t", "nat", "-S"])
+        .output()
+        .ok()?;
+    (!output.status.success()).then(|| {
+        format!(
+            "this kernel has no tables for iptables-legacy: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )
+    })
+}
+
+fn with_proxies(context: &mut Context, mode: Mode, lanes: &[Over]) -> Result<()> {
+    let lab = context.lab()?;
+    let first = lanes.first().context("no lanes")?;
+    start_agents(lab, *first)?;
+    apply(lab, &first.spec())?;
+    let workload = Workload::deploy(lab)?;
+    let proxies = Proxies::start(lab, mode)?;
+    wait_until_ready(lab)?;
+    let hosted = ["k8s-ctr", "k8s-w0"]
+        .iter()
+        .map(|node| Hosted::start(lab, node))
+        .collect::<Result<Vec<_>>>()?;
+    wait_for_rules(lab, &proxies, &workload)?;
+    let lasting = lasting(lab, &workload)?;
+    let mut before = *first;
+    for over in lanes {
+        if (before == Over::Kernel) != (*over == Over::Kernel) {
+            start_agents(lab, *over)?;
+        }
+        before = *over;
+        apply(lab, &over.spec())?;
+        wait_until_ready(lab)?;
+        for conversation in &lasting {
+            conversation
+                .ensure_goes_on()
+                .with_context(|| format!("from lane to lane, {over:?}"))?;
+        }
+        holds(lab, *over, &workload, &hosted, mode).with_context(|| format!("{over:?}"))?;
+    }
+    for conversation in lasting {
+        conversation.finish()?;
+    }
+    hosted.into_iter().try_for_each(|pod| pod.end(lab))?;
+    proxies.ensure_run()?;
+    proxies.clean(lab)?;
+    for node in &lab.topology().nodes {
+        ensure_silent(&lab.namespace(&node.name), workload.spread.cluster())?;
+    }
+    workload.delete(lab)?;
+    lab.kubectl()?.run(&["delete", "routingpolicy", POLICY]).map(drop)
+}
+
+/// Has every node's agent connect pods, and masquerade; without programs where the kernel is to carry everything.
+fn start_agents(lab: &mut Lab, over: Over) -> Result<()> {
+    for node in lab.topology().nodes.clone() {
+        let configurations = host_ports::configurations(lab, &node.name);
+        std::fs::create_dir_all(&configurations)?;
+        lab.agent(&node.name)?.kill()?;
+        let place = if over == Over::Kernel {
+            lab.clean_agent(&node.name)?;
+            // An ordinary file system: nothing can be pinned there.
+            lab.directory().join("no-bpffs")
+        } else {
+            lab.bpffs(&node.name)?.join("podlane")
+        };
+        std::fs::create_dir_all(&place)?;
+        let (place, configurations) = (place.display().to_string(), configurations.display().to_string());
+        lab.start_agent_with(
+            &node.name,
+            &["--bpffs", &place, "--cni-conf-dir", &configurations],
+        )?;
+    }
+    Ok(())
+}
+
+/// Everything that is to hold over a lane.
+fn holds(lab: &Lab, over: Over, workload: &Workload, hosted: &[Hosted], mode: Mode) -> Result<()> {
+    // No packet of a pod's, and none to a Service's address, is on the way between nodes as it is; what is wrapped has the nodes' own addresses.
+    let router = Capture::start(
+        lab,
+        ROUTER,
+        "any",
+        "ip and (net 172.20.0.0/16 or net 10.96.0.0/16)",
+    )?;
+    let (begun, before) = (Instant::now(), bypassed(lab, over)?);
+    let (server, _) = over.remote();
+    let direct = Conversation::start(lab, "pod-ctr-1", SocketAddr::new(lab.pod_address(server)?, PORT))?;
+    // As much as it can, beside the rules of kube-proxy that drop what connection tracking calls invalid.
+    let bulk = Connection::start(lab, "pod-ctr-2", server, 2000)?;
+
+    let mut asks = asks::all(lab, over, workload)?;
+    for pod in hosted {
+        asks.extend(pod.asks(lab)?);
+    }
+    let (answered, silent) = ensure_all(lab, &asks, over.sizes())?;
+    say(&format!(
+        "{mode:?}, {over:?}: {answered} answered, {silent} rightly not, over TCP and UDP, {:.1} s",
+        begun.elapsed().as_secs_f64()
+    ));
+    ensure_spread(lab, "pod-ctr-1", &workload.spread)?;
+    ensure_spread(lab, "pod-w0-2", &workload.spread)?;
+    api_server_answers(lab)?;
+
+    pause(LONGER_THAN_THE_LEASE.saturating_sub(begun.elapsed()))?;
+    direct.ensure_goes_on()?;
+    direct.finish()?;
+    let report = bulk.finish()?;
+    ensure!(report.octets > 4 << 20, "it stalled: {report:?}");
+    let bypassed = bypassed(lab, over)? - before;
+    ensure!(
+        if over.bypasses() {
+            bypassed > 100.0
+        } else {
+            bypassed == 0.0
+        },
+        "{bypassed} packets bypassed the stack"
+    );
+    if mode == Mode::Nftables {
+        policies::honoured(lab, over, workload).context("a NetworkPolicy")?;
+    }
+    let seen = router.stop()?;
+    let leaked = seen.lines("")?;
+    ensure!(
+        leaked.is_empty(),
+        "{} packets at the router, such as {:?}",
+        leaked.len(),
+        leaked.first()
+    );
+    Ok(())
+}
+
+/// Packets that have left k8s-ctr past the stack.
+fn bypassed(lab: &Lab, over: Over) -> Result<f64> {
+    Ok(Scrape::of(lab, "k8s-ctr")?.sum("podlane_lane_sent_bypassing_packets_total", over.label()))
+}
+
+/// Connections by Services that go on while lanes change, to a pod on the same link and to one across the router.
+fn lasting(lab: &Lab, workload: &Workload) -> Result<Vec<Conversation>> {
+    ["pod-w1-1", "pod-w0-1"]
+        .iter()
+        .map(|pod| Conversation::start(lab, "pod-ctr-2", workload.of(pod)?.cluster()))
+        .collect()
+}
+
+/// Pods reach the API server by its Service, whose pod has its node's own address: two translations of one flow, kube-proxy's and Podlane's.
+fn api_server_answers(lab: &Lab) -> Result<()> {
+    use std::io::{Read as _, Write as _};
+    let target = SocketAddr::from(([10, 96, 0, 1], 443));
+    for pod in ["pod-ctr-1", "pod-w1-1", "pod-w0-1"] {
+        let answer = lab.namespace(pod).within(|| {
+            let mut stream = servers::connect(target, Duration::from_secs(20))?;
+            stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        let answer = answer.with_context(|| format!("{pod} to the API server"))?;
+        // It has no certificate to offer to who does not speak TLS, but words.
+        ensure!(answer.contains("HTTPS server"), "{pod}: {answer}");
+    }
+    Ok(())
+}
+
+/// Waits until every node's kube-proxy leads to the pods.
+fn wait_for_rules(lab: &Lab, proxies: &Proxies, workload: &Workload) -> Result<()> {
+    for node in &lab.topology().nodes {
+        wait_until(
+            &format!("kube-proxy's rules on {}", node.name),
+            SYNCED_WITHIN,
+            || {
+                proxies.ensure_run()?;
+                lab.namespace(&node.name)
+                    .within(|| ask_tcp(workload.spread.cluster(), Sizes::SMALL, Duration::from_secs(1)))
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn ensure_silent(namespace: &Namespace, target: SocketAddr) -> Result<()> {
+    let answer = namespace.within(|| Ok(ask_tcp(target, Sizes::SMALL, Duration::from_secs(1))))?;
+    ensure!(answer.is_err(), "{target} still answers: {answer:?}");
+    Ok(())
+}
+
+fn nft(lab: &Lab, node: &str, rules: &str) -> Result<()> {
+    let output = lab
+        .namespace(node)
+        .command("nft")
+        .arg(rules)
+        .output()
+        .context("cannot run nft")?;
+    ensure!(
+        output.status.success(),
+        "nft {rules}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
+
+#[allow(
+    clippy::print_stderr,
+    reason = "a test program tells on standard error what it counted"
+)]
+fn say(line: &str) {
+    eprintln!("{line}");
+}

@@ -1,0 +1,159 @@
+//! The Services that are asked, and the pods behind them: objects that a controller manager would make, made by kubectl.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use podlane_e2e::lab::Lab;
+use podlane_e2e::topology::{Node, Pod};
+use serde_json::{Value, json};
+
+use crate::servers::{PORT, Server};
+
+/// The port of every Service.
+const SERVICE_PORT: u16 = 80;
+
+/// What a Service does with those who come from outside of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum External {
+    /// `externalTrafficPolicy: Cluster`.
+    Cluster,
+    /// `externalTrafficPolicy: Local`.
+    Local,
+}
+
+/// A Service of the type NodePort.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    pub(crate) external: External,
+    /// The last octet of its address, and what its node port has above 30000.
+    number: u8,
+    /// The pods behind it, each with its node.
+    pub(crate) backends: Vec<(Node, Pod)>,
+}
+
+impl Service {
+    /// Where pods and nodes ask for it.
+    pub(crate) fn cluster(&self) -> SocketAddr {
+        SocketAddr::new(self.cluster_ip(), SERVICE_PORT)
+    }
+
+    /// Where it is asked for by a node's address.
+    pub(crate) fn node_port(&self, node: &Node) -> Result<SocketAddr> {
+        let address = node
+            .internal_ip()
+            .with_context(|| format!("{} has no address", node.name))?;
+        Ok(SocketAddr::new(address, self.port()))
+    }
+
+    fn cluster_ip(&self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(10, 96, 1, self.number))
+    }
+
+    fn port(&self) -> u16 {
+        30000 + u16::from(self.number)
+    }
+
+    fn objects(&self) -> [Value; 2] {
+        let both = |port: &dyn Fn(&str) -> Value| json!([port("TCP"), port("UDP")]);
+        let policy = match self.external {
+            External::Cluster => "Cluster",
+            External::Local => "Local",
+        };
+        let endpoints: Vec<Value> = self
+            .backends
+            .iter()
+            .map(|(node, pod)| {
+                json!({"addresses": [pod.address()], "nodeName": node.name, "conditions": {"ready": true}})
+            })
+            .collect();
+        [
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": self.name, "namespace": "default"},
+                "spec": {
+                    "type": "NodePort", "clusterIP": self.cluster_ip(), "externalTrafficPolicy": policy,
+                    "ports": both(&|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol,
+                        "port": SERVICE_PORT, "targetPort": PORT, "nodePort": self.port()})),
+                },
+            }),
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": self.name, "namespace": "default", "labels": {"kubernetes.io/service-name": self.name}},
+                "endpoints": endpoints,
+                "ports": both(&|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT})),
+            }),
+        ]
+    }
+}
+
+/// Servers and the Services that lead to them.
+#[derive(Debug)]
+pub(crate) struct Workload {
+    /// A Service of each policy for each node's first pod, so that it is known who is to answer.
+    pub(crate) single: Vec<Service>,
+    /// One that leads to all of them.
+    pub(crate) spread: Service,
+    _servers: Vec<Server>,
+}
+
+impl Workload {
+    /// Starts the servers and makes the objects.
+    pub(crate) fn deploy(lab: &Lab) -> Result<Self> {
+        let mut backends = Vec::new();
+        for node in &lab.topology().nodes {
+            let pod = node.pods.first().context("a node without a pod")?;
+            backends.push((node.clone(), pod.clone()));
+        }
+        let mut single = Vec::new();
+        for (external, word) in [(External::Cluster, "cluster"), (External::Local, "local")] {
+            for backend in &backends {
+                single.push(Service {
+                    name: format!("{word}-{}", backend.1.name),
+                    external,
+                    number: u8::try_from(single.len())? + 10,
+                    backends: vec![backend.clone()],
+                });
+            }
+        }
+        let spread = Service {
+            name: "spread".to_owned(),
+            external: External::Cluster,
+            number: 100,
+            backends: backends.clone(),
+        };
+        let items: Vec<Value> = single
+            .iter()
+            .chain([&spread])
+            .flat_map(Service::objects)
+            .collect();
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
+        lab.kubectl()?.apply(&list.to_string())?;
+        let servers = backends
+            .iter()
+            .map(|(_, pod)| Server::start(lab, &pod.name))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            single,
+            spread,
+            _servers: servers,
+        })
+    }
+    /// The Service of a pod that is for all who ask (`externalTrafficPolicy: Cluster`).
+    pub(crate) fn of(&self, pod: &str) -> Result<&Service> {
+        self.single
+            .iter()
+            .find(|service| {
+                service.external == External::Cluster && service.backends.iter().any(|(_, it)| it.name == pod)
+            })
+            .with_context(|| format!("{pod} has no Service"))
+    }
+
+    /// Takes the objects away.
+    pub(crate) fn delete(&self, lab: &Lab) -> Result<()> {
+        for service in self.single.iter().chain([&self.spread]) {
+            lab.kubectl()?
+                .run(&["delete", "service,endpointslice", &service.name, "--wait=false"])?;
+        }
+        Ok(())
+    }
+}
