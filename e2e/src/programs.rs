@@ -162,6 +162,14 @@ pub fn first_missing<'a>(names: &[&'a str]) -> Option<&'a str> {
     first_missing_on(env::var_os("PATH").unwrap_or_default(), names)
 }
 
+/// Where PATH has a program.
+pub fn on_path(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|place| place.is_file())
+}
+
 /// The first of these programs that is not on a path of folders.
 pub fn first_missing_on<'a>(path: impl AsRef<OsStr>, names: &[&'a str]) -> Option<&'a str> {
     let folders: Vec<PathBuf> = env::split_paths(&path).collect();

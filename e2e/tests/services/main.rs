@@ -19,7 +19,7 @@ use podlane_e2e::capture::Capture;
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::metrics::Scrape;
 use podlane_e2e::netns::Namespace;
-use podlane_e2e::programs;
+use podlane_e2e::programs::ClusterPrograms;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{POLICY, apply, wait_until_ready};
 use podlane_e2e::topology::ROUTER;
@@ -35,7 +35,7 @@ use servers::{PORT, Sizes, ask_tcp};
 use workload::Workload;
 
 fn main() -> ExitCode {
-    let missing = programs::kube_proxy()
+    let missing = ClusterPrograms::find()
         .err()
         .map(|error| format!("{error:#}"))
         .or_else(host_ports::missing);

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::control_plane::Identity;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::process::{Process, Program};
-use podlane_e2e::programs;
+use podlane_e2e::programs::{self, ClusterPrograms};
 
 /// How kube-proxy translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Proxies {
             .to_string();
         let mut processes = Vec::new();
         for node in nodes {
-            let kubeconfig = lab.control_plane()?.kubeconfig_for(&Identity::KubeProxy, &node)?;
+            let kubeconfig = lab.control_plane()?.kubeconfig_for(&Identity::Proxy, &node)?;
             let kubeconfig = kubeconfig.display().to_string();
             let program = program(
                 lab,
@@ -102,7 +102,7 @@ impl Proxies {
 }
 
 fn program(lab: &Lab, node: &str, mode: Mode, what: &str, arguments: &[&str]) -> Result<Program> {
-    let words = [programs::kube_proxy()?.display().to_string()]
+    let words = [ClusterPrograms::find()?.kube_proxy.display().to_string()]
         .into_iter()
         .chain(arguments.iter().map(|&argument| argument.to_owned()));
     let mut program = Program::new(format!("kube-proxy-{node}{what}"), words).within(&lab.namespace(node));
