@@ -2,6 +2,7 @@
 
 use crate::clean::Cleaner;
 use crate::cni::Directory;
+use crate::connection::Connection;
 use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
 use crate::kernel::{Kernel, Modules, Sysctls};
@@ -16,8 +17,6 @@ use crate::{status, watch};
 use anyhow::{Context, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use podlane_crds::{Bypass, ConditionType, Encapsulation, RoutingNodeStatus};
 use podlane_plan::cni::{self, Found, Hindrance};
 use podlane_plan::probes::ProbeKey;
@@ -39,7 +38,7 @@ const WAITING: usize = 16;
 /// When there is no way to the API server to begin with, or no netlink.
 pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>) -> anyhow::Result<()> {
     let node: &'static str = options.node_name.context("--node-name is missing")?.leak();
-    let client = client(options.kubeconfig.as_deref()).await?;
+    let connection = Connection::open(options.kubeconfig.as_deref()).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -52,9 +51,9 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
     let (ask, mut asked) = mpsc::channel(1);
     let mut tasks = JoinSet::new();
     tasks.spawn(tell_metrics(options.metrics, ask));
-    tasks.spawn(watch::own(client.clone(), node, said.clone()));
-    tasks.spawn(watch::slices(client.clone(), said));
-    tasks.spawn(status::keep(client, node, wanted, held));
+    tasks.spawn(watch::own(connection.clients(), node, said.clone()));
+    tasks.spawn(watch::slices(connection.clients(), said));
+    tasks.spawn(status::keep(connection.clients(), node, wanted, held));
 
     let wake = Arc::new(Notify::new());
     let events = Events::listen(Arc::clone(&wake)).context("listening to the kernel")?;
@@ -79,6 +78,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         cni,
         connected: None,
         passes: 0,
+        connection,
         cleaner: Cleaner::new(bpffs),
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
@@ -119,21 +119,6 @@ async fn tell_metrics(address: SocketAddr, ask: mpsc::Sender<Asked>) {
     std::future::pending().await
 }
 
-async fn client(kubeconfig: Option<&std::path::Path>) -> anyhow::Result<Client> {
-    let mut config = match kubeconfig {
-        Some(file) => {
-            let kubeconfig =
-                Kubeconfig::read_from(file).with_context(|| format!("reading {}", file.display()))?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?
-        }
-        None => Config::incluster().context("no --kubeconfig, and no service account of a pod")?,
-    };
-    config.connect_timeout = Some(Duration::from_secs(10));
-    // Retries are the callers' business, who bound them and say them: kube's own go on silently for up to 1000 s.
-    config.default_retry = false;
-    Ok(Client::try_from(config)?)
-}
-
 struct Agent {
     kernel: Kernel,
     events: Events,
@@ -155,6 +140,7 @@ struct Agent {
     /// What became of it in the last pass.
     connected: Option<Result<String, Hindrance>>,
     passes: u64,
+    connection: Connection,
     cleaner: Cleaner,
 }
 
@@ -226,6 +212,9 @@ impl Agent {
                     own_netfilter_port: self.kernel.netfilter_port(),
                 });
                 tracing::debug!(took = ?(end - start), applied = outcome.applied, settled = outcome.settled, "pass");
+                if let Some(assignment) = self.world.assignment() {
+                    self.connection.notice(&assignment.addresses, &outcome.underlay);
+                }
                 self.connect_pods(found, outcome);
                 self.report(Some(Ok(outcome)));
             }

@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod clean;
 pub mod cni;
+pub mod connection;
 pub mod datapath;
 pub mod kernel;
 pub mod metrics;

@@ -20,12 +20,11 @@ const REST: Duration = Duration::from_millis(200);
 /// Writes the status whenever it differs from what the API server holds, until both senders are gone. `held` is that, none while
 /// there is no RoutingNode; nothing is written then.
 pub async fn keep(
-    client: Client,
+    mut clients: Receiver<Client>,
     node: &str,
     mut wanted: Receiver<Option<RoutingNodeStatus>>,
     mut held: Receiver<Option<RoutingNodeStatus>>,
 ) {
-    let api: Api<RoutingNode> = Api::all(client);
     let mut backoff = API_SERVER;
     let mut said: Option<String> = None;
     let mut is = None;
@@ -46,7 +45,13 @@ pub async fn keep(
             }
             continue;
         };
-        match write(&api, node, &status).await {
+        let api = Api::all(clients.borrow_and_update().clone());
+        let written = tokio::select! {
+            written = write(&api, node, &status) => written,
+            // The old one's answer would be waited for in vain.
+            Ok(()) = clients.changed() => continue,
+        };
+        match written {
             Ok(()) => {
                 is = Some(status);
                 backoff.reset();
@@ -60,7 +65,10 @@ pub async fn keep(
                     tracing::warn!(%error, "status cannot be written");
                     said = Some(error);
                 }
-                tokio::time::sleep(backoff.fail(rand::random())).await;
+                tokio::select! {
+                    Ok(()) = clients.changed() => {}
+                    () = tokio::time::sleep(backoff.fail(rand::random())) => {}
+                }
             }
         }
     }

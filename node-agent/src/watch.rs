@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
+use tokio::sync::watch::Receiver;
 
 /// Objects a page of a listing: a slice is some 40 KiB of JSON, and a page is held as a whole while it is read.
 const PAGE: u32 = 8;
@@ -25,11 +26,10 @@ pub(crate) const API_SERVER: Backoff = Backoff::new(Duration::from_millis(200), 
 const WELL: Duration = Duration::from_secs(60);
 
 /// Follows this node's RoutingNode. Ends when nobody listens any more.
-pub async fn own(client: Client, node: &str, told: Sender<Told>) {
-    let api: Api<Seen<RoutingNode, Own>> = Api::all(client);
+pub async fn own(clients: Receiver<Client>, node: &str, told: Sender<Told>) {
     let config = watcher::Config::default().fields(&format!("metadata.name={node}"));
     let mut listed = false;
-    follow("RoutingNode", api, config, told, move |event| match event {
+    follow::<RoutingNode, Own>("RoutingNode", clients, config, told, move |event| match event {
         Event::Init => {
             listed = false;
             None
@@ -45,12 +45,11 @@ pub async fn own(client: Client, node: &str, told: Sender<Told>) {
 }
 
 /// Follows all PeerSlices. Ends when nobody listens any more.
-pub async fn slices(client: Client, told: Sender<Told>) {
-    let api: Api<Seen<PeerSlice, Slice>> = Api::all(client);
+pub async fn slices(clients: Receiver<Client>, told: Sender<Told>) {
     let mut listed = BTreeSet::new();
-    follow(
+    follow::<PeerSlice, Slice>(
         "PeerSlices",
-        api,
+        clients,
         watcher::Config::default().page_size(PAGE),
         told,
         move |event| match event {
@@ -71,10 +70,10 @@ pub async fn slices(client: Client, told: Sender<Told>) {
 }
 
 /// Follows objects through every failure: the API server away, slow, overloaded or compacted. What was told stays in force; the
-/// log says when it begins and when it ends.
+/// log says when it begins and when it ends. With a new client it begins anew.
 async fn follow<K, T>(
     what: &'static str,
-    api: Api<Seen<K, T>>,
+    mut clients: Receiver<Client>,
     config: watcher::Config,
     told: Sender<Told>,
     mut translate: impl FnMut(Event<Seen<K, T>>) -> Option<Told>,
@@ -82,11 +81,22 @@ async fn follow<K, T>(
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug + 'static,
     T: From<K> + Clone + std::fmt::Debug + Send + 'static,
 {
-    let mut events = std::pin::pin!(watcher::watcher(api, config.timeout(240)));
+    let config = config.timeout(240);
+    let listen = |client: Client| Box::pin(watcher::watcher(Api::<Seen<K, T>>::all(client), config.clone()));
+    let mut events = listen(clients.borrow_and_update().clone());
     let mut backoff = API_SERVER;
     let mut last_failure: Option<Instant> = None;
     let mut said: Option<String> = None;
-    while let Some(event) = events.next().await {
+    loop {
+        let event = tokio::select! {
+            biased;
+            Ok(()) = clients.changed() => {
+                events = listen(clients.borrow_and_update().clone());
+                continue;
+            }
+            event = events.next() => event,
+        };
+        let Some(event) = event else { return };
         match event {
             Ok(event) => {
                 // The beginning of a listing says nothing about its success.
@@ -111,7 +121,10 @@ async fn follow<K, T>(
                     tracing::warn!(error = %text, "{what} cannot be heard; what was told stays in force");
                     said = Some(text);
                 }
-                tokio::time::sleep(backoff.fail(rand::random())).await;
+                tokio::select! {
+                    Ok(()) = clients.changed() => clients.mark_changed(),
+                    () = tokio::time::sleep(backoff.fail(rand::random())) => {}
+                }
             }
         }
     }

@@ -45,7 +45,12 @@ fn status_is_written_until_it_is_held_and_again_when_somebody_changes_it() {
         let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
         let (wanted_status, wanted) = watch::channel(None);
         let (held_status, held) = watch::channel(None);
-        let keeping = tokio::spawn(keep(Client::new(service, "default"), "k8s-ctr", wanted, held));
+        let keeping = tokio::spawn(keep(
+            watch::channel(Client::new(service, "default")).1,
+            "k8s-ctr",
+            wanted,
+            held,
+        ));
         wanted_status.send_replace(lanes("1 native"));
         // There is no RoutingNode yet: nothing is written before this.
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -4,7 +4,7 @@ use super::*;
 use http::{Request, Response};
 use kube::client::Body;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as latest};
 use tower_test::mock::{self, Handle};
 
 type Server = Handle<Request<Body>, Response<Body>>;
@@ -52,7 +52,7 @@ fn scenario<F: Future<Output = ()>>(play: impl FnOnce(Client, Server) -> F) {
 fn slices_are_told_through_429_a_bad_object_pages_and_compaction() {
     scenario(|client, mut server| async move {
         let (told, mut heard) = mpsc::channel(16);
-        let watching = tokio::spawn(slices(client, told));
+        let watching = tokio::spawn(slices(latest::channel(client).1, told));
 
         answer(&mut server, 429, &failure(429, "TooManyRequests").to_string()).await;
         let good = slice("peers-0", &json!([{"name": "a", "podCIDRs": ["172.20.1.0/24"]}]));
@@ -101,7 +101,7 @@ fn slices_are_told_through_429_a_bad_object_pages_and_compaction() {
 fn the_own_node_is_asked_for_by_name_and_told_when_it_is_not_there() {
     scenario(|client, mut server| async move {
         let (told, mut heard) = mpsc::channel(16);
-        let watching = tokio::spawn(async move { own(client, "k8s-ctr", told).await });
+        let watching = tokio::spawn(async move { own(latest::channel(client).1, "k8s-ctr", told).await });
         let asked = answer(&mut server, 200, &list(&[], "")).await;
         assert!(asked.contains("fieldSelector=metadata.name%3Dk8s-ctr"), "{asked}");
         assert!(matches!(heard.recv().await, Some(Told::OwnGone)));
@@ -120,6 +120,25 @@ fn the_own_node_is_asked_for_by_name_and_told_when_it_is_not_there() {
         let own = own.expect("readable");
         assert_eq!(own.generation, Some(3));
         assert_eq!(own.assignment.expect("valid").name, "k8s-ctr");
+        watching.abort();
+    });
+}
+
+#[test]
+fn a_new_client_is_asked_although_the_old_one_still_waits() {
+    scenario(|client, mut server| async move {
+        let (told, mut heard) = mpsc::channel(16);
+        let (clients, newest) = latest::channel(client);
+        let watching = tokio::spawn(async move { own(newest, "k8s-ctr", told).await });
+        answer(&mut server, 200, &list(&[], "")).await;
+        assert!(matches!(heard.recv().await, Some(Told::OwnGone)));
+        // A watch that will never hear anything.
+        let (_, _unanswered) = server.next_request().await.expect("a watch");
+        let (service, mut other) = mock::pair::<Request<Body>, Response<Body>>();
+        clients.send_replace(Client::new(service, "default"));
+        let asked = answer(&mut other, 200, &list(&[], "")).await;
+        assert!(asked.contains("fieldSelector=metadata.name%3Dk8s-ctr"), "{asked}");
+        assert!(matches!(heard.recv().await, Some(Told::OwnGone)));
         watching.abort();
     });
 }
