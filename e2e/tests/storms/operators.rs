@@ -2,54 +2,65 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use podlane_e2e::cluster::Cluster;
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
-use podlane_e2e::wait::pause;
+use podlane_e2e::wait::{pause, wait_until};
 
 use super::{Traffic, number, settled};
 
-/// Each time at another moment of the change.
+/// Each time at another moment of the change; in turns killed, so that its lease has to run out, and deleted, so that it gives that back.
 pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
     let changes = number("PODLANE_STORM_LEADERS", 3)?;
     let traffic = Traffic::between_all(cluster)?;
     for change in 0..changes {
+        let pod = leader(cluster)?;
+        let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
         cluster.apply_policy(&if change % 2 == 0 {
             story::vxlan()
         } else {
             story::native_and_vxlan()
         })?;
         pause(Duration::from_millis(change * 130 % 700))?;
-        let lease =
-            cluster
-                .kubectl()?
-                .get(&["lease", "podlane-operator", "--namespace", SYSTEM_NAMESPACE])?;
-        let holder = lease["spec"]["holderIdentity"]
-            .as_str()
-            .context("nobody leads")?
-            .to_owned();
-        // On the node's own network a pod's host name is the node's.
-        let on_node = |(_, node): &(String, String)| holder.starts_with(&format!("{node}_"));
-        let (pod, _) = cluster
-            .podlane_pods("operator")?
-            .into_iter()
-            .find(on_node)
-            .with_context(|| format!("{holder} is no pod"))?;
-        cluster.kubectl()?.run(&[
-            "delete",
-            "pod",
-            &pod,
-            "--namespace",
-            SYSTEM_NAMESPACE,
-            "--grace-period=0",
-            "--force",
-        ])?;
+        if change % 2 == 0 {
+            kill(Pid::from_raw(process), Signal::SIGKILL).context("cannot kill the operator")?;
+        } else {
+            let delete = [
+                "delete",
+                "pod",
+                &pod,
+                "--namespace",
+                SYSTEM_NAMESPACE,
+                "--wait=false",
+            ];
+            cluster.kubectl()?.run(&delete)?;
+        }
         cluster.wait_for_policy()?;
     }
     traffic.ensure_none_lost(
         cluster,
-        &format!("{changes} leaders killed in the middle of a change"),
+        &format!("{changes} leaders ended in the middle of a change"),
     )
+}
+
+/// The pod that leads, as soon as one does.
+fn leader(cluster: &Cluster) -> Result<String> {
+    wait_until("an operator that leads", Duration::from_secs(60), || {
+        let lease =
+            cluster
+                .kubectl()?
+                .get(&["lease", "podlane-operator", "--namespace", SYSTEM_NAMESPACE])?;
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        // On the node's own network a pod's host name is the node's.
+        let on_node = |(_, node): &(String, String)| holder.starts_with(&format!("{node}_"));
+        let mut pods = cluster.podlane_pods("operator")?;
+        pods.retain(on_node);
+        ensure!(pods.len() == 1, "{holder} is of {pods:?}");
+        Ok(pods.remove(0).0)
+    })
 }
