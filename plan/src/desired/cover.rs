@@ -3,7 +3,7 @@
 //! refused and never follows the default route.
 
 use super::{Assignment, Desired, Note, Peer, Reason};
-use crate::kernel::{COVER_METRIC, Item, Observed, Route, RouteKey};
+use crate::kernel::{COVER_METRIC, Item, Observed, Route, RouteKey, UnderlayAddress};
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -48,7 +48,7 @@ pub(crate) fn uncovering<'a>(
 }
 
 /// A node's address that this network would make unreachable. Addresses on this node's own pod side do not count: they are
-/// out of its pod CIDRs.
+/// out of its pod CIDRs, or of those that it had before and that pods still running were connected with.
 fn node_address_within(
     cidr: &IpNet,
     assignment: &Assignment,
@@ -62,9 +62,25 @@ fn node_address_within(
     let of_devices = observed
         .underlay
         .iter()
+        .filter(|on| !is_pods_gateway(on, cidr, observed))
         .map(|on| on.address.addr())
         .filter(|address| !assignment.pod_cidrs.iter().any(|own| own.contains(address)));
     own.chain(of_peers)
         .chain(of_devices)
         .find(|address| cidr.contains(address))
+}
+
+/// Whether an address is what the CNI plugin ptp gives the node's end of a pod's veth: alone in its prefix, on a device by which a single
+/// address of the same network is on the link.
+fn is_pods_gateway(on: &UnderlayAddress, cidr: &IpNet, observed: &Observed) -> bool {
+    let is_single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+    is_single(&on.address)
+        && observed.foreign_routes.iter().any(|route| {
+            is_single(&route.destination)
+                && cidr.contains(&route.destination)
+                && route
+                    .next_hops
+                    .iter()
+                    .any(|hop| hop.gateway.is_none() && hop.device == on.device)
+        })
 }
