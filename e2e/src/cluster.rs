@@ -17,7 +17,7 @@
 //! let stream = cluster.stream("alice", "bob", 1000)?; // numbered packets
 //! cluster.machine("k8s-w0")?.containerd()?.restart()?; // and kubelet(), proxy(): kill, freeze, stop, restart
 //! cluster.remove_node("k8s-w1")?;
-//! cluster.join_node("k8s-w1")?;
+//! cluster.join_node("k8s-w1", Some("172.20.9.0/24"))?;
 //! cluster.upgrade_podlane(&["operator.replicas=1"])?;
 //! cluster.helm(&["rollback", "podlane", "1", "--wait"])?;
 //! cluster.kubectl()?.run(&["get", "nodes"])?;
@@ -33,6 +33,7 @@ pub mod cgroups;
 pub mod images;
 mod life;
 pub mod machine;
+mod needs;
 pub mod objects;
 pub mod podlane;
 mod pods;
@@ -41,27 +42,21 @@ pub mod usage;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 pub use self::machine::Machine;
+pub use self::needs::missing;
 use crate::control_plane::Identity;
 use crate::kubectl::Kubectl;
 use crate::lab::{self, Extent, Lab};
 use crate::process::{Process, Program};
-use crate::programs::{self, ClusterPrograms};
-use crate::scenario;
+use crate::programs::ClusterPrograms;
 use crate::topology::{Node, Topology};
 use crate::wait::wait_until;
-
-/// Where the standard CNI plugins may be: where Debian's package has them, and where those who build them put them.
-const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-
-/// What Podlane's CNI configuration calls, and what every container runtime does.
-const CNI_PLUGINS: [&str; 4] = ["ptp", "host-local", "portmap", "loopback"];
 
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
@@ -360,55 +355,4 @@ impl Cluster {
 /// The control group that has all nodes of a cluster of this name in it.
 pub fn cgroup_of(name: &str) -> String {
     format!("podlane-{name}")
-}
-
-/// What this machine lacks for a cluster; none when it can have one.
-pub fn missing() -> Option<String> {
-    scenario::missing_for(Extent::ControlPlane)
-        .or_else(|| {
-            let needed = [
-                "containerd",
-                "ctr",
-                "runc",
-                "containerd-shim-runc-v2",
-                "unshare",
-                "mount",
-                "nft",
-                "iptables",
-                "sha256sum",
-                "tar",
-                "curl",
-                "strip",
-            ];
-            programs::first_missing_on(path(), &needed)
-                .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))
-        })
-        .or_else(|| cni_folder().err().map(|error| format!("{error:#}")))
-        .or_else(|| images::busybox_path().err().map(|error| format!("{error:#}")))
-        .or_else(cgroups::missing)
-        .or_else(|| ClusterPrograms::find().err().map(|error| format!("{error:#}")))
-}
-
-/// The folder that has all CNI plugins that the cluster needs.
-fn cni_folder() -> Result<&'static str> {
-    CNI_FOLDERS
-        .into_iter()
-        .find(|folder| {
-            CNI_PLUGINS
-                .iter()
-                .all(|plugin| Path::new(folder).join(plugin).is_file())
-        })
-        .with_context(|| {
-            format!(
-                "the CNI plugins {} are not in {}; `make deps` installs them",
-                CNI_PLUGINS.join(", "),
-                CNI_FOLDERS.join(" nor in ")
-            )
-        })
-}
-
-/// PATH with the folders of the system's own programs, which not everybody's has.
-fn path() -> String {
-    let path = std::env::var("PATH").unwrap_or_default();
-    format!("{path}:/usr/local/sbin:/usr/sbin:/sbin")
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Cluster, Machine};
-use crate::control_plane::SYSTEM_NAMESPACE;
+use crate::control_plane::{SYSTEM_NAMESPACE, node_object};
 use crate::process::tail;
 use crate::programs;
 use crate::scenario;
@@ -93,11 +93,21 @@ impl Cluster {
         self.kubectl()?.run(&["delete", "node", node]).map(drop)
     }
 
-    /// Brings it back: its kubelet registers it anew, and kube-controller-manager gives it a free pod CIDR, which may be another one.
-    pub fn join_node(&mut self, node: &str) -> Result<()> {
-        self.machine(node)?.kubelet()?.restart()?;
-        self.wait_until_registered(node)?;
-        self.machine(node)?.proxy()?.restart()
+    /// Brings it back: its kubelet registers it anew, and kube-proxy, which ends with its Node, is started again. Its pod CIDR is the one
+    /// given, else a free one of kube-controller-manager's choice.
+    pub fn join_node(&mut self, node: &str, pod_cidr: Option<&str>) -> Result<()> {
+        if let Some(cidr) = pod_cidr {
+            let place = self.lab.topology().node(node);
+            let mut object = node_object(place.with_context(|| format!("the cluster has no node {node}"))?);
+            object["spec"] = json!({"podCIDR": cidr, "podCIDRs": [cidr]});
+            // The kubelet's to say.
+            object["status"] = json!({});
+            self.kubectl()?.create(&object.to_string())?;
+        }
+        let machine = self.machine(node)?;
+        machine.kubelet()?.restart()?;
+        machine.proxy()?.restart()?;
+        self.wait_until_registered(node)
     }
 
     /// The pod CIDR that a node has now.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::ProxyMode;
 use super::cgroups;
+use super::needs;
 use super::settings::{self, RUNTIME_SOCKET};
 use crate::control_plane::{ControlPlane, Identity};
 use crate::ledger::Ledger;
@@ -118,14 +119,14 @@ impl Machine {
     /// Starts the container runtime and waits until it answers.
     pub fn start_containerd(&mut self) -> Result<()> {
         let file = self.folder.join("containerd.toml");
-        fs::write(&file, settings::containerd(super::cni_folder()?))
+        fs::write(&file, settings::containerd(needs::cni_folder()?))
             .context("cannot write containerd's configuration")?;
         let mut program = self.program(
             "containerd",
             ["containerd", "--config", &file.display().to_string()],
         )?;
         // Looked up beside runc, in folders that are not on everybody's PATH.
-        program.environment.push(("PATH".to_owned(), super::path()));
+        program.environment.push(("PATH".to_owned(), needs::path()));
         self.containerd = Some(Process::start(program, &self.ledger)?);
         self.wait_for_containerd()
     }
@@ -236,7 +237,7 @@ impl Machine {
                 format!("--node-ip={address}"),
             ],
         )?;
-        program.environment.push(("PATH".to_owned(), super::path()));
+        program.environment.push(("PATH".to_owned(), needs::path()));
         self.kubelet = Some(Process::start(program, &self.ledger)?);
         Ok(())
     }
@@ -269,7 +270,7 @@ impl Machine {
                 "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
             ],
         )?;
-        program.environment.push(("PATH".to_owned(), super::path()));
+        program.environment.push(("PATH".to_owned(), needs::path()));
         self.proxy = Some(Process::start(program, &self.ledger)?);
         Ok(())
     }
@@ -335,7 +336,7 @@ impl Machine {
     pub fn command(&self, program: &str) -> Command {
         let [enter, rest @ ..] = self.enter_arguments();
         let mut command = Command::new(enter);
-        command.args(rest).arg(program).env("PATH", super::path());
+        command.args(rest).arg(program).env("PATH", needs::path());
         command
     }
 

@@ -1,15 +1,11 @@
 //! Nodes that lose what they remember, or leave.
 
-use anyhow::{Context as _, Result, ensure};
-use podlane_e2e::control_plane::{SYSTEM_NAMESPACE, node_object};
+use anyhow::{Result, ensure};
+use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
-use podlane_e2e::topology::Node;
 
 use super::{Traffic, settled};
-
-/// What k8s-w0's pods are numbered from when it has joined again.
-const ANOTHER: &str = "172.20.7.0/24";
 
 /// What a boot would empty, under pods that run: the agent starts with nothing but what the kernel holds.
 pub(crate) fn run_emptied(context: &mut Context) -> Result<()> {
@@ -48,37 +44,32 @@ pub(crate) fn run_emptied(context: &mut Context) -> Result<()> {
     traffic.ensure_none_lost(cluster, "/run emptied")
 }
 
+/// Its pod CIDR when it has come back: another one.
+const AFTERWARDS: &str = "172.20.9.0/24";
+/// An address out of the cluster's pod CIDR, and of no node's.
+const NOBODYS: &str = "172.20.77.1";
+
 /// Its pods are the cluster's no more; packets between the others do not notice.
 pub(crate) fn joined_again(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
     let traffic = Traffic::between(cluster, &["still-ctr", "still-w1"])?;
-    let before = cluster.pod_cidr("k8s-w0")?;
     cluster.remove_node("k8s-w0")?;
-    // kube-controller-manager might give it the one that it had.
-    let node = cluster.lab().topology().node("k8s-w0").context("no such node")?;
-    let mut object = node_object(&Node {
-        pod_cidrs: vec![ANOTHER.parse()?],
-        ..node.clone()
-    });
-    object.as_object_mut().context("no object")?.remove("status");
-    cluster.kubectl()?.create(&object.to_string())?;
-    cluster.join_node("k8s-w0")?;
+    cluster.join_node("k8s-w0", Some(AFTERWARDS))?;
     cluster.wait_for_nodes()?;
     cluster.wait_for_agents()?;
     cluster.wait_for_policy()?;
-    ensure!(
-        cluster.pod_cidr("k8s-w0")? == ANOTHER && before != ANOTHER,
-        "{before} before"
-    );
     cluster.add_pod("new-w0", "k8s-w0")?;
     let address = cluster.pod_address("new-w0")?;
     ensure!(
-        ANOTHER.parse::<ipnet::IpNet>()?.contains(&address),
-        "{address} of {ANOTHER}"
+        AFTERWARDS.parse::<ipnet::IpNet>()?.contains(&address),
+        "{address} of {AFTERWARDS}"
     );
     for from in ["still-ctr", "still-w1"] {
         let report = ping(cluster.lab(), from, address, 3)?;
         ensure!(report.all_answered(), "{from} to {address}: {report:?}");
     }
+    // Pods that were there before run on with addresses that are nobody's now. What is for no node is refused all the same.
+    let report = ping(cluster.lab(), "new-w0", NOBODYS.parse()?, 3)?;
+    ensure!(report.all_refused(), "new-w0 to {NOBODYS}: {report:?}");
     traffic.ensure_none_lost(cluster, "a node that left and joined")
 }
