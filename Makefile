@@ -7,7 +7,7 @@
 lab := env -u PODLANE_BIN_DIR ./target/debug/podlane-lab
 
 help:
-	@echo 'make demo      tell the story in a lab of its own: about a minute (the first time 15 minutes, to build)'
+	@echo 'make demo      tell the story in a cluster of its own, of three kubelets: about a minute (the first time 20 minutes, to build)'
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
 	@echo 'make test      everything, from format to end-to-end scenarios'
@@ -24,7 +24,7 @@ deps:
 	@./.ci/bpf-toolchain
 
 control-plane: deps
-	@./e2e/control-plane/build >/dev/null
+	@./e2e/control-plane/build --cluster >/dev/null
 
 build:
 	@echo 'building Podlane (about 2 minutes the first time, seconds later)'
@@ -36,8 +36,11 @@ crds:
 images: deps
 	@./images/build
 
-demo: deps build
-	@$(lab) demo
+# The programs in the images are those of a quick build, linked statically.
+demo: deps control-plane build
+	@./e2e/helm/fetch >/dev/null
+	@PODLANE_IMAGES_PROFILE=dev ./images/build >/dev/null
+	@PODLANE_IMAGES=target/images/dev $(lab) demo
 
 lab: deps build
 	@$(lab) up

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use podlane_e2e::lab::Options;
+use podlane_e2e::cluster;
+use podlane_e2e::lab::{Extent, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::traces::ensure_no_traces;
 use podlane_e2e::wait::pause;
@@ -14,11 +15,16 @@ use podlane_e2e::wait::pause;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_podlane-lab");
 
 fn main() -> ExitCode {
+    let missing = cluster::missing();
     run(
-        Options::named("demo"),
+        Options {
+            extent: Extent::ControlPlane,
+            ..Options::named("demo")
+        },
         [
-            Scenario::new("the demo tells its story to the end and leaves nothing", told),
-            Scenario::new("a demo that is interrupted leaves nothing", interrupted),
+            Scenario::new("the demo tells its story to the end and leaves nothing", told)
+                .lacks(missing.clone()),
+            Scenario::new("a demo that is interrupted leaves nothing", interrupted).lacks(missing),
         ],
     )
 }
@@ -37,7 +43,9 @@ fn told(context: &mut Context) -> Result<()> {
     );
     for sign in [
         "k8s-w0 is off-link",
-        "condition met",
+        "Couldn't connect to server",
+        "node/k8s-w0 condition met",
+        "on k8s-w0",
         "VXLAN, flags [I] (0x08), vni 1",
         "nothing is left",
     ] {
@@ -47,8 +55,8 @@ fn told(context: &mut Context) -> Result<()> {
 }
 
 fn interrupted(context: &mut Context) -> Result<()> {
-    // While the network comes up, while the API server starts, in the middle of the story.
-    for milliseconds in [100, 2000, 9000] {
+    // While the network comes up, while the API server or the nodes start, in the middle of the story with containers running.
+    for milliseconds in [100, 5000, 20_000] {
         let name = context.options_for_own_lab().name;
         let mut demo = Command::new(PROGRAM)
             .args(["--name", &name, "demo"])

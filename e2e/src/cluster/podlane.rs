@@ -3,7 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::{Cluster, images};
 use crate::control_plane::SYSTEM_NAMESPACE;
@@ -25,8 +25,10 @@ pub fn archives(directory: &Path) -> Result<Vec<PathBuf>> {
         .map(|image| {
             if let Some(folder) = &given {
                 let archive = folder.join(format!("{image}.tar"));
-                ensure!(archive.is_file(), "{} is not there", archive.display());
-                return Ok(archive);
+                // In full: nodes have a working directory of their own.
+                return archive.canonicalize().with_context(|| {
+                    format!("{} is not there: build it by images/build", archive.display())
+                });
             }
             images::of_program(
                 directory,
