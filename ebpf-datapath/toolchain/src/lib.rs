@@ -5,7 +5,7 @@
 //! one with the `rust-src` component, which builds `core` itself.
 
 use std::env;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -82,7 +82,8 @@ pub fn build(directory: &Path, name: &str) -> Result<PathBuf, Error> {
         .env("RUSTC", &compiler.rustc)
         // A stable compiler takes the target's few unstable features so; a nightly one needs no leave.
         .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker))
+        .env("PATH", path_from(linker.parent()))
+        .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&linker, directory))
         .args([
             "build",
             "--release",
@@ -141,17 +142,39 @@ fn emit(instruction: &str) {
     let _ = writeln!(std::io::stdout(), "cargo::{instruction}");
 }
 
-/// Flags as cargo wants them, apart by the unit separator.
-fn rustflags(linker: &Path) -> String {
-    [
+/// PATH, beginning with a folder.
+fn path_from(folder: Option<&Path>) -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = folder
+        .map(Path::to_owned)
+        .into_iter()
+        .chain(env::split_paths(&path));
+    env::join_paths(folders).unwrap_or(path)
+}
+
+/// Flags as cargo wants them, apart by the unit separator. Where sources and tools lie on this machine is in no object: the same sources give
+/// the same bytes.
+fn rustflags(linker: &Path, directory: &Path) -> String {
+    let linker = linker.file_name().unwrap_or(linker.as_os_str());
+    let mut flags = vec![
         format!("-Clinker={}", linker.display()),
         // The kernel wants type information of programs and maps.
         "-Clink-arg=--btf".to_owned(),
         // The verifier knows the third instruction set since Linux 5.1, and its 32-bit arithmetic halves many programs.
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
-    ]
-    .join("\x1f")
+    ];
+    let sources = directory.canonicalize().ok();
+    let sources = sources.as_deref().and_then(Path::parent).map(Path::to_owned);
+    let cargo_home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::home_dir().map(|home| home.join(".cargo")));
+    for (place, name) in [(sources, "/src"), (cargo_home, "/cargo")] {
+        if let Some(place) = place {
+            flags.push(format!("--remap-path-prefix={}={name}", place.display()));
+        }
+    }
+    flags.join("\x1f")
 }
 
 fn compiler() -> Result<Compiler, Error> {
@@ -287,8 +310,15 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_apart_by_the_unit_separator() {
-        let flags = rustflags(Path::new("/a b/bpf-linker"));
-        assert_eq!(flags.split('\x1f').next(), Some("-Clinker=/a b/bpf-linker"));
+    fn flags_name_no_place_but_to_leave_it_out() {
+        let flags = rustflags(
+            Path::new("/a b/bpf-linker"),
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+        );
+        let mut flags = flags.split('\x1f');
+        assert_eq!(flags.next(), Some("-Clinker=bpf-linker"));
+        assert!(flags.all(|flag| !flag.contains('/') || flag.starts_with("--remap-path-prefix=/")));
+        let path = path_from(Some(Path::new("/a b")));
+        assert_eq!(env::split_paths(&path).next(), Some(PathBuf::from("/a b")));
     }
 }
