@@ -61,8 +61,12 @@ struct Compiler {
 /// # Errors
 /// What is missing, or that the programs do not compile.
 pub fn build(directory: &Path, name: &str) -> Result<PathBuf, Error> {
-    for watched in ["src", "Cargo.toml", "Cargo.lock", ".cargo"] {
-        emit(&format!("rerun-if-changed={}", directory.join(watched).display()));
+    for watched in ["src", "Cargo.toml", "Cargo.lock", ".cargo", "common/src"] {
+        let watched = directory.join(watched);
+        // Cargo would take one that is not there for one that has changed.
+        if watched.exists() {
+            emit(&format!("rerun-if-changed={}", watched.display()));
+        }
     }
     for variable in ["PODLANE_BPF_RUSTC", "PODLANE_BPF_LINKER", "PODLANE_CACHE"] {
         emit(&format!("rerun-if-env-changed={variable}"));
