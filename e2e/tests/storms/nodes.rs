@@ -69,7 +69,7 @@ pub(crate) fn joined_again(context: &mut Context) -> Result<()> {
         ensure!(report.all_answered(), "{from} to {address}: {report:?}");
     }
     // Pods that were there before run on with addresses that are nobody's now. What is for no node is refused all the same.
-    let report = ping(cluster.lab(), "new-w0", NOBODYS.parse()?, 3)?;
+    let report = ping(cluster.lab(), "new-w0", NOBODYS.parse()?, 2)?;
     ensure!(report.all_refused(), "new-w0 to {NOBODYS}: {report:?}");
     traffic.ensure_none_lost(cluster, "a node that left and joined")
 }
