@@ -9,6 +9,8 @@ use podlane_plan::lane::{Tunnel, TunnelProtocol};
 use podlane_test_namespaces::ip;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 pub(crate) const VXLAN: Tunnel = Tunnel {
     protocol: TunnelProtocol::Vxlan,
@@ -46,6 +48,15 @@ pub(crate) fn underlay() {
     ip("addr add fd10::100/64 dev eth1 nodad");
     ip("link set eth1 up");
     ip("link set far up");
+    // A cable that is plugged in carries a moment later (net/core/link_watch.c), and routes say so until then.
+    let begun = Instant::now();
+    while !ip("-o link show eth1").contains("state UP")
+        || ip("route show table all").contains("linkdown")
+        || ip("-6 route show table all").contains("linkdown")
+    {
+        assert!(begun.elapsed() < Duration::from_secs(20), "eth1 does not carry");
+        sleep(Duration::from_millis(2));
+    }
 }
 
 pub(crate) fn via(gateway: &str) -> Route {
