@@ -1,11 +1,16 @@
 //! Which packets of a node's pods take the node's own address: those that leave the networks in which pods' addresses are known.
 
-use crate::desired::{Assignment, Peer};
+use crate::desired::{Assignment, Peer, router_address};
 use crate::kernel::Observed;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
+
+/// The bit of a packet's mark by which kube-proxy tells itself what it has to masquerade: bit 14, unless it is told otherwise (`masqueradeBit`,
+/// https://kubernetes.io/docs/reference/config-api/kube-proxy-config.v1alpha1/).
+pub const KUBE_PROXY_MARK: u32 = 1 << 14;
 
 /// Whether pods' packets are masqueraded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +62,17 @@ pub struct Masquerade {
     /// The source ports that they may have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
+    /// What other nodes' pods are numbered from, as the fewest networks. This node's own pods are none of them, even where these networks hold
+    /// them.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub others: BTreeSet<IpNet>,
+    /// This node's own addresses.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub own: BTreeSet<IpNet>,
+    /// The node's router addresses, at most one a family: the source, at other nodes' pods, of what the node sends by one of its own addresses and
+    /// of what kube-proxy would masquerade. A source that belongs to a lane's device (which is what `masquerade` takes) ends with the lane.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub routers: BTreeSet<IpAddr>,
     /// Whether it is as it was made: false only where a hand changed it.
     #[serde(default = "yes")]
     pub intact: bool,
@@ -81,6 +97,12 @@ impl fmt::Display for Masquerade {
         write!(f, "from {} except to {}", list(&self.pods), list(&self.plain))?;
         if let Some(ports) = self.ports {
             write!(f, " by ports {ports}")?;
+        }
+        for router in &self.routers {
+            let is_six = router.is_ipv6();
+            let others = self.others.iter().copied();
+            let others = others.filter(|other| other.addr().is_ipv6() == is_six);
+            write!(f, ", the node's own as {router} to {}", list(&others.collect()))?;
         }
         Ok(())
     }
@@ -123,10 +145,39 @@ pub(crate) fn masquerade(
                 .iter()
                 .any(|cidr| cidr.addr().is_ipv6() == is_six)
         });
+    let others = fewest(
+        assignment
+            .cluster_pod_cidrs
+            .iter()
+            .chain(peers.values().flat_map(|peer| &peer.pod_cidrs))
+            .copied(),
+    );
+    let routers: BTreeSet<IpAddr> = [false, true]
+        .into_iter()
+        .filter(|is_six| others.iter().any(|other| other.addr().is_ipv6() == *is_six))
+        .filter_map(|is_six| {
+            let mut of_family = assignment.pod_cidrs.iter();
+            of_family.find(|cidr| cidr.addr().is_ipv6() == is_six)
+        })
+        .map(router_address)
+        .collect();
+    let is_routed = |address: IpAddr| routers.iter().any(|router| router.is_ipv6() == address.is_ipv6());
     Some(Masquerade {
         pods: fewest(assignment.pod_cidrs.iter().copied()),
         plain: fewest(plain),
         ports: options.ports,
+        own: fewest(
+            assignment
+                .addresses
+                .iter()
+                .filter(|own| is_routed(**own))
+                .map(|own| IpNet::from(*own)),
+        ),
+        others: others
+            .into_iter()
+            .filter(|other| is_routed(other.addr()))
+            .collect(),
+        routers,
         intact: true,
     })
 }
@@ -150,6 +201,7 @@ mod tests {
 
     fn told(mode: Mode, connects_pods: bool, native: &str) -> Option<String> {
         let assignment = Assignment {
+            addresses: vec![IpAddr::from([192, 168, 10, 100])],
             pod_cidrs: nets("172.20.0.0/24 fd20::/64"),
             cluster_pod_cidrs: nets("172.20.0.0/16"),
             native_routing_cidrs: nets(native),
@@ -180,7 +232,8 @@ mod tests {
     fn pods_keep_their_address_in_the_cluster_and_where_it_is_declared() {
         let words = |plain: &str| {
             Some(format!(
-                "from 172.20.0.0/24 fd20::/64 except to {plain} by ports 32768-60999"
+                "from 172.20.0.0/24 fd20::/64 except to {plain} by ports 32768-60999, the node's own as 172.20.0.1 to 172.20.0.0/16, \
+                 the node's own as fd20::1 to fd20:0:0:1::/64"
             ))
         };
         assert_eq!(

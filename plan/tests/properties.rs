@@ -188,6 +188,9 @@ fn kernel_state() -> impl Strategy<Value = KernelState> {
                     pods: [network(number)].into(),
                     plain: [network(0)].into(),
                     ports: None,
+                    others: [network(0)].into(),
+                    own: [].into(),
+                    routers: [Ipv4Addr::new(172, 20, number, 1).into()].into(),
                     intact,
                 }),
                 ..KernelState::default()

@@ -137,8 +137,8 @@ pub(super) fn nftables(error: TransportError) -> Failure {
         return Failure {
             errno: Some(refused.errno),
             words: format!(
-                "this kernel cannot masquerade by nftables ({refused}): load the modules nft_chain_nat and nft_masq on the node \
-                 (modprobe nft_chain_nat nft_masq), or set spec.masquerade.mode to Never"
+                "this kernel cannot masquerade by nftables ({refused}): load the modules nft_chain_nat, nft_nat and nft_masq on the \
+                 node (modprobe -a nft_chain_nat nft_nat nft_masq), or set spec.masquerade.mode to Never"
             ),
         };
     }

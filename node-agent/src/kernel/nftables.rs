@@ -1,22 +1,28 @@
 //! The table that masquerades, by netlink: `inet podlane`, changed in one transaction whenever it has to differ.
 //!
 //! No library speaks nf_tables under a licence that can be linked here, and nft(8) is no part of the agent's image. It takes four kinds
-//! of object and six kinds of expression, which are written down in `message` and `expression` as
+//! of object and eight kinds of expression, which are written down in `message` and `expression` as
 //! include/uapi/linux/netfilter/nf_tables.h has them.
 //!
 //! ```text
 //! table inet podlane {
 //!     set pods4 { type ipv4_addr; flags interval; elements = { 172.20.0.0/24 } }
 //!     set plain4 { type ipv4_addr; flags interval; elements = { 172.20.0.0/16, 224.0.0.0/4 } }
+//!     set others4 { type ipv4_addr; flags interval; elements = { 172.20.0.0/16 } }
+//!     set own4 { type ipv4_addr; flags interval; elements = { 192.168.10.100 } }
 //!     chain postrouting {
-//!         type nat hook postrouting priority srcnat; policy accept;
+//!         type nat hook postrouting priority srcnat - 1; policy accept;
+//!         meta nfproto ipv4 ip daddr @others4 ip daddr != @pods4 meta mark & 0x00004000 == 0x00004000
+//!             meta mark set meta mark & 0xffffbfff snat ip to 172.20.0.1 fully-random
+//!         meta nfproto ipv4 ip daddr @others4 ip daddr != @pods4 ip saddr @own4 snat ip to 172.20.0.1
 //!         meta nfproto ipv4 ip saddr @pods4 ip daddr != @plain4 masquerade fully-random
 //!     }
 //! }
 //! ```
 //!
-//! A chain of the type nat sees the first packet of a flow alone, and a flow that another chain (kube-proxy's) has translated already is
-//! left as it is.
+//! A chain of the type nat sees the first packet of a flow alone, and a flow that this chain has translated is left as it is by those behind
+//! it: kube-proxy's, at srcnat. What that would masquerade to other nodes' pods is translated here, because the kernel ends a masqueraded flow
+//! that leaves by another device than before (`nf_nat_oif_changed`, net/netfilter/nf_nat_core.c), which is what a change of lane is.
 //!
 //! What is there and sound is changed within: the chain's rules change with the kernel's generation, which a packet reads once for all rules
 //! of a chain (`nft_do_chain`, net/netfilter/nf_tables_core.c). Two other ways let new flows leave with the pod's own address now and then:
@@ -41,7 +47,7 @@ use ipnet::IpNet;
 use message::{Message, Objects};
 use podlane_plan::kernel::NFTABLES_TABLE;
 use podlane_plan::masquerade::Masquerade;
-use rules::{FAMILIES, Family, Names, ports_of, rules};
+use rules::{FAMILIES, Family, Names, ports_of, router_of, rules};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What has the name of our table.
@@ -116,8 +122,14 @@ impl Nftables {
         }
         let (mut names, mut superfluous) = (BTreeMap::new(), Vec::new());
         for family in FAMILIES {
-            let is_wanted = !of_family(&masquerade.pods, &family).is_empty();
-            for (set, networks) in [(family.pods, &masquerade.pods), (family.plain, &masquerade.plain)] {
+            let has_pods = !of_family(&masquerade.pods, &family).is_empty();
+            let has_router = has_pods && family.router(masquerade).is_some();
+            for (set, networks, is_wanted) in [
+                (family.pods, &masquerade.pods, has_pods),
+                (family.plain, &masquerade.plain, has_pods),
+                (family.others, &masquerade.others, has_router),
+                (family.own, &masquerade.own, has_router),
+            ] {
                 let held = held.as_ref().and_then(|content| content.sets.get(&set));
                 let networks = of_family(networks, &family);
                 let name = match held {
@@ -180,7 +192,7 @@ impl Nftables {
         let found: Vec<String> = self.list(&message::get_rules(), answer::rule_comment)?;
         let mut sets: BTreeMap<Names, Set> = BTreeMap::new();
         let mut count = 0;
-        for set in FAMILIES.iter().flat_map(|family| [family.pods, family.plain]) {
+        for set in FAMILIES.iter().flat_map(Family::sets) {
             for name in set {
                 match self.elements(&message::get_elements(name)) {
                     Ok(elements) => {
@@ -202,6 +214,9 @@ impl Nftables {
             pods: all(|family| family.pods),
             plain: all(|family| family.plain),
             ports: found.iter().find_map(|comment| ports_of(comment)),
+            others: all(|family| family.others),
+            own: all(|family| family.own),
+            routers: found.iter().filter_map(|comment| router_of(comment)).collect(),
             intact: true,
         };
         let declared: Vec<String> = rules(&masquerade, |set| set[0])

@@ -1,14 +1,17 @@
 //! Pods' packets that leave the cluster's networks bear the node's address, and others their own: a pod, its node and what is outside,
 //! each a namespace.
 
+mod lab;
+
 use crate::story::{failures, observe, pass, settle};
+use lab::{BEYOND, Lab, NODE, POD, ROUTER, WITHIN, ask, socket};
 use podlane_agent::kernel::Kernel;
 use podlane_agent::kernel::events::{Events, Interest};
 use podlane_plan::kernel::KernelState;
 use podlane_plan::masquerade::{Masquerade, Ports};
-use podlane_test_namespaces::{Conditional, Elsewhere, Test, command, ip, parameter};
+use podlane_test_namespaces::{Conditional, Test, command};
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -29,6 +32,10 @@ const WITH_NFTABLES: &[Test] = &[
     (
         "a_table_is_replaced_without_losing_a_packet",
         a_table_is_replaced_without_losing_a_packet,
+    ),
+    (
+        "what_others_masquerade_keeps_its_source_whatever_device_it_leaves_by",
+        what_others_masquerade_keeps_its_source,
     ),
     ("other_tables_stay_as_they_are", other_tables_stay_as_they_are),
     (
@@ -52,132 +59,6 @@ fn lacking() -> Option<String> {
     }
 }
 
-/// Where the outside says by whom it was asked.
-const WHO: u16 = 7;
-/// The outside's addresses beyond the declared networks, and within.
-const BEYOND: [&str; 2] = ["192.168.10.1", "fd10::1"];
-const WITHIN: [&str; 2] = ["10.9.9.9", "fd99::9"];
-const NODE: [&str; 2] = ["192.168.10.100", "fd10::100"];
-const POD: [&str; 2] = ["172.20.0.10", "fd20::a"];
-
-struct Lab {
-    pod: Elsewhere,
-    /// Goes with its namespace.
-    _outside: Elsewhere,
-}
-
-impl Lab {
-    /// This namespace is the node.
-    fn up() -> Self {
-        let (pod, outside) = (Elsewhere::new(), Elsewhere::new());
-        ip("link set lo up");
-        ip(&format!(
-            "link add eth1 type veth peer name eth1 netns {}",
-            outside.tid()
-        ));
-        ip(&format!(
-            "link add pod1 type veth peer name eth0 netns {}",
-            pod.tid()
-        ));
-        for device in ["eth1", "pod1"] {
-            ip(&format!("link set {device} addrgenmode none"));
-            // From which a router asks for neighbours (`ndisc_send_ns`, net/ipv6/ndisc.c).
-            ip(&format!("addr add fe80::1:1/64 dev {device} nodad"));
-            ip(&format!("link set {device} up"));
-        }
-        ip("addr add 192.168.10.100/24 dev eth1");
-        ip("addr add fd10::100/64 dev eth1 nodad");
-        ip("addr add 172.20.0.1/32 dev pod1");
-        ip("addr add fd20::1/128 dev pod1 nodad");
-        ip("route add 172.20.0.10/32 dev pod1");
-        ip("route add fd20::a/128 dev pod1");
-        ip("route add 10.9.9.9/32 via 192.168.10.1");
-        ip("route add fd99::9/128 via fd10::1");
-        parameter("ipv4/ip_forward", "1");
-        parameter("ipv6/conf/all/forwarding", "1");
-
-        outside.ip("link set lo up");
-        outside.ip("link set eth1 addrgenmode none");
-        outside.ip("addr add 192.168.10.1/24 dev eth1");
-        outside.ip("addr add fd10::1/64 dev eth1 nodad");
-        outside.ip("addr add 10.9.9.9/32 dev lo");
-        outside.ip("addr add fd99::9/128 dev lo nodad");
-        outside.ip("link set eth1 up");
-        outside.ip("route add 172.20.0.0/24 via 192.168.10.100");
-        outside.ip("route add fd20::/64 via fd10::100");
-        for address in BEYOND.into_iter().chain(WITHIN) {
-            outside.run(move || answer(address));
-        }
-
-        pod.ip("link set lo up");
-        pod.ip("link set eth0 addrgenmode none");
-        pod.ip("addr add 172.20.0.10/32 dev eth0");
-        pod.ip("addr add fd20::a/128 dev eth0 nodad");
-        pod.ip("link set eth0 up");
-        pod.ip("route add 172.20.0.1/32 dev eth0");
-        pod.ip("route add default via 172.20.0.1");
-        pod.ip("route add fd20::1/128 dev eth0");
-        pod.ip("route add default via fd20::1");
-        // A cable takes a moment to carry its first packet.
-        for address in BEYOND.into_iter().chain(WITHIN) {
-            pod.run(move || {
-                let socket = socket(address);
-                socket
-                    .set_read_timeout(Some(Duration::from_millis(50)))
-                    .expect("a time");
-                let start = Instant::now();
-                while let Err(error) = ask(&socket) {
-                    assert!(start.elapsed() < Duration::from_secs(10), "{address}: {error}");
-                }
-            });
-        }
-        Self {
-            pod,
-            _outside: outside,
-        }
-    }
-
-    /// Whom the outside sees when the pod asks from a port of its own.
-    fn seen_at(&self, address: &'static str) -> SocketAddr {
-        self.pod.run(move || ask(&socket(address)).expect("an answer"))
-    }
-}
-
-/// Says, on a thread of its own, to each datagram by whom it was sent.
-fn answer(address: &str) {
-    let socket = UdpSocket::bind((address, WHO)).expect("the address is there");
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            socket
-                .send_to(from.to_string().as_bytes(), from)
-                .expect("a way back");
-        }
-    });
-}
-
-fn socket(to: &str) -> UdpSocket {
-    let any = if to.contains(':') { "::" } else { "0.0.0.0" };
-    let socket = UdpSocket::bind((any, 0)).expect("a port");
-    socket
-        .connect((to.parse::<IpAddr>().expect("an address"), WHO))
-        .expect("a route");
-    socket
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .expect("a time");
-    socket
-}
-
-fn ask(socket: &UdpSocket) -> std::io::Result<SocketAddr> {
-    socket.send(b"who am I?")?;
-    let mut buffer = [0; 64];
-    let length = socket.recv(&mut buffer)?;
-    Ok(std::str::from_utf8(&buffer[..length])
-        .expect("text")
-        .parse()
-        .expect("an address"))
-}
-
 fn masquerade(plain: &str, ports: Option<Ports>) -> KernelState {
     let networks = |text: &str| {
         text.split_whitespace()
@@ -189,6 +70,9 @@ fn masquerade(plain: &str, ports: Option<Ports>) -> KernelState {
             pods: networks("172.20.0.0/24 fd20::/64"),
             plain: networks(plain),
             ports,
+            others: networks("10.9.9.9/32 172.20.0.0/16 fd20::/48 fd99::9/128"),
+            own: NODE.map(|own| at(own).into()).into(),
+            routers: ROUTER.map(at).into(),
             intact: true,
         }),
         ..KernelState::default()
@@ -308,6 +192,50 @@ fn a_table_is_replaced_without_losing_a_packet() {
         .expect("no question was without its answer");
 }
 
+/// What the node sends to other nodes' pods, and what kube-proxy has marked, beside a chain that masquerades it as kube-proxy's does.
+fn what_others_masquerade_keeps_its_source() {
+    const KUBE_PROXY: &str = "table inet kube-proxy {
+            chain marks { type filter hook prerouting priority mangle; ip saddr 172.20.0.10 meta mark set 0x4001; ip6 saddr fd20::a meta mark set 0x4001; };
+            chain nat { type nat hook postrouting priority srcnat; meta mark & 0x4000 != 0 masquerade fully-random; };
+            chain left { type filter hook postrouting priority 200; ct state new meta mark & 0x4000 != 0 counter; meta mark & 1 != 0 accept; };
+        }";
+    let lab = Lab::up();
+    lab.second_way();
+    // Whichever is there first.
+    nft(KUBE_PROXY);
+    let mut kernel = Kernel::default();
+    settle(&mut kernel, &masquerade(PLAIN, None));
+    for family in 0..2 {
+        let address = WITHIN[family];
+        let others = lab.pod.run(move || socket(address));
+        let own = socket(address);
+        // Bound to the node's address, as what a Service's address was routed by.
+        assert_eq!(own.local_addr().expect("an address").ip(), at(NODE[family]));
+        let before = [ask(&others).expect("an answer"), ask(&own).expect("an answer")];
+        assert_eq!(before.map(|seen| seen.ip()), [at(ROUTER[family]); 2]);
+        assert_eq!(before[1].port(), own.local_addr().expect("a port").port());
+        lab.by_second_way(family);
+        let after = [ask(&others).expect("an answer"), ask(&own).expect("an answer")];
+        assert_eq!(after, before, "the flows are not the same any more");
+        // What goes elsewhere is masqueraded as ever.
+        assert_eq!(lab.seen_at(BEYOND[family]).ip(), at(NODE[family]));
+        assert_eq!(
+            ask(&socket(BEYOND[family])).expect("an answer").ip(),
+            at(NODE[family])
+        );
+    }
+    let left = command("nft list chain inet kube-proxy left");
+    // Of the four flows two were kube-proxy's to masquerade: those to elsewhere.
+    let shown = command("nft list table inet podlane");
+    assert!(
+        shown.contains("priority srcnat - 1")
+            && shown.contains("ip daddr @others4 ip daddr != @pods4 ip saddr @own4 snat ip to 172.20.0.1")
+            && shown.contains("snat ip6 to fd20::1 fully-random"),
+        "{shown}"
+    );
+    assert!(left.contains("counter packets 2 "), "{left}");
+}
+
 fn other_tables_stay_as_they_are() {
     const OTHERS: &str = "table inet filter { chain forward { type filter hook forward priority filter; }; }
         table ip kube-proxy { chain nat { type nat hook postrouting priority srcnat; }; }
@@ -365,6 +293,8 @@ fn a_changed_table_is_made_anew() {
         "flush chain inet podlane postrouting",
         "delete table inet podlane",
         "flush set inet podlane pods4",
+        "flush set inet podlane others4",
+        "add element inet podlane own4 { 12.0.0.1 }",
         "add element inet podlane plain4 { 12.0.0.0/8 }",
         "insert rule inet podlane postrouting accept",
         "add rule inet podlane postrouting accept",

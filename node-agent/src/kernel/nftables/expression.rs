@@ -4,6 +4,7 @@
 
 use super::message::{attribute, nested, text};
 use podlane_plan::masquerade::Ports;
+use std::net::IpAddr;
 
 /// `NFT_REG_1`, `NFT_REG_2`.
 const FIRST: u32 = 1;
@@ -12,9 +13,14 @@ const SECOND: u32 = 2;
 /// `NFTA_DATA_VALUE`.
 const VALUE: u16 = 1;
 
-/// `NFT_META_NFPROTO`, `NFT_META_L4PROTO`.
+/// `NFT_META_MARK`, `NFT_META_NFPROTO`, `NFT_META_L4PROTO`.
+const MARK: u32 = 3;
 const FAMILY: u32 = 15;
 const PROTOCOL: u32 = 16;
+
+/// `NF_NAT_RANGE_PROTO_SPECIFIED`, `NF_NAT_RANGE_PROTO_RANDOM_FULLY` (include/uapi/linux/netfilter/nf_nat.h).
+const SPECIFIED: u32 = 1 << 1;
+const FULLY_RANDOM: u32 = 1 << 4;
 
 /// Which address of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,20 +80,62 @@ impl Expressions {
 
     /// Gives the flow the address of the device that it leaves by, and one of these ports, chosen at random.
     pub(super) fn masquerade(&mut self, ports: Option<Ports>) {
-        /// `NF_NAT_RANGE_PROTO_SPECIFIED`, `NF_NAT_RANGE_PROTO_RANDOM_FULLY` (include/uapi/linux/netfilter/nf_nat.h).
-        const SPECIFIED: u32 = 1 << 1;
-        const FULLY_RANDOM: u32 = 1 << 4;
         let Some(Ports { first, last }) = ports else {
             return self.add("masq", |data| numbers(data, &[(1, FULLY_RANDOM)]));
         };
         for (register, port) in [(FIRST, first), (SECOND, last)] {
-            self.add("immediate", |data| {
-                numbers(data, &[(1, register)]);
-                nested(data, 2, |value| attribute(value, VALUE, &port.to_be_bytes()));
-            });
+            self.immediate(register, &port.to_be_bytes());
         }
         self.add("masq", |data| {
             numbers(data, &[(1, FULLY_RANDOM | SPECIFIED), (2, FIRST), (3, SECOND)]);
+        });
+    }
+
+    /// Goes on with packets whose mark has this bit, and takes it away.
+    pub(super) fn unmark(&mut self, bit: u32) {
+        self.load(MARK);
+        self.masked(bit);
+        self.equals(&bit.to_ne_bytes());
+        self.load(MARK);
+        self.masked(!bit);
+        self.add("meta", |data| numbers(data, &[(2, MARK), (3, FIRST)]));
+    }
+
+    /// Gives the flow this source, and a random port where `with_port`; else its own, where that is free.
+    pub(super) fn source(&mut self, address: IpAddr, with_port: bool) {
+        /// `NFT_NAT_SNAT`.
+        const SOURCE: u32 = 0;
+        let family = match address {
+            IpAddr::V4(address) => {
+                self.immediate(FIRST, &address.octets());
+                2
+            }
+            IpAddr::V6(address) => {
+                self.immediate(FIRST, &address.octets());
+                10
+            }
+        };
+        self.add("nat", |data| {
+            numbers(data, &[(1, SOURCE), (2, family), (3, FIRST)]);
+            if with_port {
+                numbers(data, &[(7, FULLY_RANDOM)]);
+            }
+        });
+    }
+
+    fn immediate(&mut self, register: u32, value: &[u8]) {
+        self.add("immediate", |data| {
+            numbers(data, &[(1, register)]);
+            nested(data, 2, |data| attribute(data, VALUE, value));
+        });
+    }
+
+    /// Of the number that was loaded, which is in the machine's byte order, these bits.
+    fn masked(&mut self, bits: u32) {
+        self.add("bitwise", |data| {
+            numbers(data, &[(1, FIRST), (2, FIRST), (3, 4)]);
+            nested(data, 4, |data| attribute(data, VALUE, &bits.to_ne_bytes()));
+            nested(data, 5, |data| attribute(data, VALUE, &[0; 4]));
         });
     }
 

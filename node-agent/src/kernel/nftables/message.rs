@@ -36,9 +36,9 @@ const GET_ELEMENTS: u16 = 13;
 /// The one chain.
 const CHAIN: &str = "postrouting";
 pub(super) const CHAIN_TYPE: &str = "nat";
-/// `NF_INET_POST_ROUTING`, `NF_IP_PRI_NAT_SRC`, `NF_ACCEPT`.
+/// `NF_INET_POST_ROUTING`, `NF_IP_PRI_NAT_SRC` less one (kube-proxy comes after it), `NF_ACCEPT`.
 pub(super) const HOOK: u32 = 4;
-pub(super) const PRIORITY: u32 = 100;
+pub(super) const PRIORITY: u32 = 99;
 pub(super) const POLICY: u32 = 1;
 
 /// What makes the table ours, as its comment. `nft list table inet podlane` shows it.

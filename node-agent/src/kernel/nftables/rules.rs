@@ -2,7 +2,8 @@
 //! comment does what the comment says.
 
 use super::expression::{self, Expressions};
-use podlane_plan::masquerade::{Masquerade, Ports};
+use podlane_plan::masquerade::{KUBE_PROXY_MARK, Masquerade, Ports};
+use std::net::IpAddr;
 
 /// What a family's part of the table is called.
 pub(super) struct Family {
@@ -12,6 +13,23 @@ pub(super) struct Family {
     pub(super) pods: Names,
     /// The set of destinations at which pods keep their own address, by either name.
     pub(super) plain: Names,
+    /// The set of networks of other nodes' pods, by either name.
+    pub(super) others: Names,
+    /// The set of the node's own addresses, by either name.
+    pub(super) own: Names,
+}
+
+impl Family {
+    /// All its sets.
+    pub(super) const fn sets(&self) -> [Names; 4] {
+        [self.pods, self.plain, self.others, self.own]
+    }
+
+    /// The node's router address.
+    pub(super) fn router(&self, masquerade: &Masquerade) -> Option<IpAddr> {
+        let mut routers = masquerade.routers.iter().copied();
+        routers.find(|router| router.is_ipv6() == self.is_six)
+    }
 }
 
 /// A set's two names: one that has to differ is made under the other name.
@@ -23,12 +41,16 @@ pub(super) const FAMILIES: [Family; 2] = [
         name: "IPv4",
         pods: ["pods4", "pods4_2"],
         plain: ["plain4", "plain4_2"],
+        others: ["others4", "others4_2"],
+        own: ["own4", "own4_2"],
     },
     Family {
         is_six: true,
         name: "IPv6",
         pods: ["pods6", "pods6_2"],
         plain: ["plain6", "plain6_2"],
+        others: ["others6", "others6_2"],
+        own: ["own6", "own6_2"],
     },
 ];
 
@@ -52,6 +74,12 @@ pub(super) fn rules(masquerade: &Masquerade, named: impl Fn(Names) -> &'static s
         {
             continue;
         }
+        if let Some(router) = family.router(masquerade) {
+            let [pods, others, own] = [family.pods, family.others, family.own].map(&named);
+            // By whom it was masqueraded comes first: it may be the node's own, too, and the mark must go.
+            rules.push(marked(&family, [others, pods], router));
+            rules.push(from_node(&family, [others, pods, own], router));
+        }
         let protocols = WITH_PORTS.iter().map(Some);
         let protocols = protocols.filter(|_| masquerade.ports.is_some()).chain([None]);
         rules.extend(protocols.map(|protocol| {
@@ -60,6 +88,48 @@ pub(super) fn rules(masquerade: &Masquerade, named: impl Fn(Names) -> &'static s
         }));
     }
     rules
+}
+
+/// What kube-proxy would masquerade.
+fn marked(family: &Family, sets: [&str; 2], router: IpAddr) -> Rule {
+    let mut expressions = to_others(family, sets);
+    expressions.unmark(KUBE_PROXY_MARK);
+    expressions.source(router, true);
+    let name = family.name;
+    Rule {
+        comment: format!("what kube-proxy masquerades to other nodes' {name} pods{TAKES}{router}"),
+        expressions,
+    }
+}
+
+/// What the node sends by its own address.
+fn from_node(family: &Family, [others, pods, own]: [&str; 3], router: IpAddr) -> Rule {
+    let mut expressions = to_others(family, [others, pods]);
+    expressions.address(family.is_six, expression::Side::Source);
+    expressions.is_in(own);
+    expressions.source(router, false);
+    let name = family.name;
+    Rule {
+        comment: format!("the node's own to other nodes' {name} pods{TAKES}{router}"),
+        expressions,
+    }
+}
+
+fn to_others(family: &Family, [others, pods]: [&str; 2]) -> Expressions {
+    let mut expressions = Expressions::default();
+    expressions.of_family(family.is_six);
+    expressions.address(family.is_six, expression::Side::Destination);
+    expressions.is_in(others);
+    expressions.is_not_in(pods);
+    expressions
+}
+
+/// In a comment, before an address.
+const TAKES: &str = " takes ";
+
+/// The address that a rule with this comment gives.
+pub(super) fn router_of(comment: &str) -> Option<IpAddr> {
+    comment.rsplit_once(TAKES)?.1.parse().ok()
 }
 
 fn rule(family: &Family, sets: [&str; 2], protocol: Option<&(&str, u8)>, ports: Option<Ports>) -> Rule {
@@ -104,6 +174,9 @@ mod tests {
             pods: [net("172.20.0.0/24"), net("fd20::/64")].into(),
             plain: [].into(),
             ports: None,
+            others: [net("172.20.0.0/16")].into(),
+            own: [].into(),
+            routers: [].into(),
             intact: true,
         };
         let comments = |masquerade: &Masquerade| -> Vec<String> {
@@ -134,5 +207,21 @@ mod tests {
         assert_eq!(read, [masquerade.ports, masquerade.ports, masquerade.ports, None]);
         // User data has a byte for its length, and the kernel 256 bytes for all of it.
         assert!(with_ports.iter().all(|comment| comment.len() < 128));
+
+        masquerade.routers = [IpAddr::from([172, 20, 0, 1])].into();
+        let with_router = comments(&masquerade);
+        assert_eq!(
+            with_router[..2],
+            [
+                "what kube-proxy masquerades to other nodes' IPv4 pods takes 172.20.0.1",
+                "the node's own to other nodes' IPv4 pods takes 172.20.0.1"
+            ]
+        );
+        assert_eq!(with_router[2..], with_ports);
+        let read: Vec<_> = with_router
+            .iter()
+            .filter_map(|comment| router_of(comment))
+            .collect();
+        assert_eq!(read, [IpAddr::from([172, 20, 0, 1]); 2]);
     }
 }
