@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::topology::{INTERNET, Node, Pod};
 
-use crate::over::Over;
 use crate::servers::{Answer, Sizes, ask_tcp, ask_udp};
 use crate::workload::{External, Service, Workload};
 
@@ -18,7 +17,7 @@ use crate::workload::{External, Service, Workload};
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 
 /// How long an answer is waited for that must not come.
-const SILENT_FOR: Duration = Duration::from_millis(1500);
+const SILENT_FOR: Duration = Duration::from_secs(1);
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -93,7 +92,7 @@ pub(crate) struct Ask {
 }
 
 /// Every asker with every Service of one pod: by its address, and by its port at every node.
-pub(crate) fn all(lab: &Lab, over: Over, workload: &Workload) -> Result<Vec<Ask>> {
+pub(crate) fn all(lab: &Lab, workload: &Workload) -> Result<Vec<Ask>> {
     let nodes = &lab.topology().nodes;
     let mut asks = Vec::new();
     for asker in Asker::all(lab)? {
@@ -111,7 +110,7 @@ pub(crate) fn all(lab: &Lab, over: Over, workload: &Workload) -> Result<Vec<Ask>
                 });
             };
             // No node has a route for it where the asker is none of the cluster's.
-            if let Some(source) = by_cluster_ip(over, &asker, backend)? {
+            if let Some(source) = by_cluster_ip(&asker, &backend.1)? {
                 ask(
                     format!("Service {}", service.name),
                     service.cluster(),
@@ -122,7 +121,7 @@ pub(crate) fn all(lab: &Lab, over: Over, workload: &Workload) -> Result<Vec<Ask>
                 ask(
                     format!("{} at {}", service.name, node.name),
                     service.node_port(node)?,
-                    by_node_port(over, &asker, service, node, backend)?,
+                    by_node_port(&asker, service, node, backend)?,
                 );
             }
         }
@@ -130,47 +129,35 @@ pub(crate) fn all(lab: &Lab, over: Over, workload: &Workload) -> Result<Vec<Ask>
     Ok(asks)
 }
 
-/// The source that a pod sees of who asks by the Service's address: a pod's own, except where it is the one that answers; a node's as on its way
-/// there (`--cluster-cidr`: what comes from elsewhere is masqueraded).
-fn by_cluster_ip(over: Over, asker: &Asker, (node, pod): &(Node, Pod)) -> Result<Option<IpAddr>> {
+/// The source that a pod sees of who asks by the Service's address: a pod's own, except where it is the one that answers; the router address of a
+/// node's (`--cluster-cidr`: what comes from elsewhere is masqueraded).
+fn by_cluster_ip(asker: &Asker, pod: &Pod) -> Result<Option<IpAddr>> {
     match asker {
         Asker::Pod(on, _) if asker.is(pod) => router_address(on).map(Some),
         Asker::Pod(..) => asker.address().map(Some),
-        Asker::Node(from) => masqueraded(over, from, node).map(Some),
+        Asker::Node(from) => router_address(from).map(Some),
         Asker::Outside(_) => Ok(None),
     }
 }
 
 /// The same by a node's port (https://kubernetes.io/docs/reference/networking/virtual-ips/#external-traffic-policy).
 fn by_node_port(
-    over: Over,
     asker: &Asker,
     service: &Service,
     at: &Node,
     (node, pod): &(Node, Pod),
 ) -> Result<Option<IpAddr>> {
     if service.external == External::Cluster {
-        return masqueraded(over, at, node).map(Some);
+        return router_address(at).map(Some);
     }
-    let own_node = asker.node().filter(|own| own.name == at.name);
-    match (asker, own_node) {
+    let is_own_node = asker.node().is_some_and(|own| own.name == at.name);
+    match asker {
         // At their own node, pods and the node itself are as inside of the cluster.
-        (Asker::Pod(..), Some(_)) => by_cluster_ip(over, asker, &(node.clone(), pod.clone())),
-        (Asker::Node(_), Some(own)) => masqueraded(over, own, node).map(Some),
+        _ if is_own_node => by_cluster_ip(asker, pod),
         _ if at.name != node.name => Ok(None),
         // To another node's address a pod speaks as its own node: that is Podlane's masquerading.
-        (Asker::Pod(own, _), None) => Ok(own.internal_ip()),
+        Asker::Pod(own, _) => Ok(own.internal_ip()),
         _ => asker.address().map(Some),
-    }
-}
-
-/// The address that a node masquerades by on its way to a pod of another: that of the device there.
-fn masqueraded(over: Over, by: &Node, to: &Node) -> Result<IpAddr> {
-    if over.is_native() && by.name != to.name && by.link == to.link {
-        by.internal_ip()
-            .with_context(|| format!("{} has no address", by.name))
-    } else {
-        router_address(by)
     }
 }
 

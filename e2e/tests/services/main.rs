@@ -22,7 +22,7 @@ use podlane_e2e::netns::Namespace;
 use podlane_e2e::programs::ClusterPrograms;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{POLICY, apply, wait_until_ready};
-use podlane_e2e::topology::ROUTER;
+use podlane_e2e::topology::{INTERNET, ROUTER};
 use podlane_e2e::traffic::Connection;
 use podlane_e2e::wait::{pause, wait_until};
 
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 /// A flow that has gone on for so long bypasses the stack where it may.
-const LONGER_THAN_THE_LEASE: Duration = Duration::from_millis(2500);
+const LONGER_THAN_THE_LEASE: Duration = Duration::from_millis(1500);
 
 /// How long rules of kube-proxy may take to come, and to go.
 const SYNCED_WITHIN: Duration = Duration::from_secs(60);
@@ -176,7 +176,7 @@ fn holds(lab: &Lab, over: Over, workload: &Workload, hosted: &[Hosted], mode: Mo
     // As much as it can, beside the rules of kube-proxy that drop what connection tracking calls invalid.
     let bulk = Connection::start(lab, "pod-ctr-2", server, 2000)?;
 
-    let mut asks = asks::all(lab, over, workload)?;
+    let mut asks = asks::all(lab, workload)?;
     for pod in hosted {
         asks.extend(pod.asks(lab)?);
     }
@@ -222,12 +222,23 @@ fn bypassed(lab: &Lab, over: Over) -> Result<f64> {
     Ok(Scrape::of(lab, "k8s-ctr")?.sum("podlane_lane_sent_bypassing_packets_total", over.label()))
 }
 
-/// Connections by Services that go on while lanes change, to a pod on the same link and to one across the router.
+/// Connections that go on while lanes change, to a pod on the same link and to one across the router: by a Service from a pod, from a node, and from
+/// outside by another node's port; and a node's own to the pod itself.
 fn lasting(lab: &Lab, workload: &Workload) -> Result<Vec<Conversation>> {
-    ["pod-w1-1", "pod-w0-1"]
-        .iter()
-        .map(|pod| Conversation::start(lab, "pod-ctr-2", workload.of(pod)?.cluster()))
-        .collect()
+    let ctr = lab.topology().node("k8s-ctr").context("a node")?;
+    let mut conversations = Vec::new();
+    for pod in ["pod-w1-1", "pod-w0-1"] {
+        let service = workload.of(pod)?;
+        for (from, target) in [
+            ("pod-ctr-2", service.cluster()),
+            ("k8s-ctr", service.cluster()),
+            (INTERNET, service.node_port(ctr)?),
+            ("k8s-ctr", SocketAddr::new(lab.pod_address(pod)?, PORT)),
+        ] {
+            conversations.push(Conversation::start(lab, from, target)?);
+        }
+    }
+    Ok(conversations)
 }
 
 /// Pods reach the API server by its Service, whose pod has its node's own address: two translations of one flow, kube-proxy's and Podlane's.
