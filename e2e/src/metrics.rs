@@ -12,6 +12,29 @@ use crate::lab::Lab;
 /// Where an agent answers, in its node's namespace.
 const ADDRESS: &str = "127.0.0.1:9964";
 
+/// Asks the agent of a node for a path, as Prometheus or a kubelet would: the answer's code and text.
+pub fn get(lab: &Lab, node: &str, path: &str) -> Result<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+    let answer = lab
+        .namespace(node)
+        .within(|| {
+            let mut stream = TcpStream::connect(ADDRESS).context("cannot connect")?;
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.write_all(request.as_bytes())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        })
+        .with_context(|| format!("{path} of {node}"))?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let code = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .with_context(|| format!("no code: {head}"))?;
+    Ok((code, body.to_owned()))
+}
+
 /// The values of one scrape, by name and labels as they are written.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scrape(BTreeMap<String, f64>);
@@ -19,20 +42,9 @@ pub struct Scrape(BTreeMap<String, f64>);
 impl Scrape {
     /// Asks the agent of a node.
     pub fn of(lab: &Lab, node: &str) -> Result<Self> {
-        let answer = lab
-            .namespace(node)
-            .within(|| {
-                let mut stream = TcpStream::connect(ADDRESS).context("cannot connect")?;
-                stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-                stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
-                let mut answer = String::new();
-                stream.read_to_string(&mut answer)?;
-                Ok(answer)
-            })
-            .with_context(|| format!("metrics of {node}"))?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-        ensure!(head.starts_with("HTTP/1.1 200"), "{head}");
-        Ok(Self::parse(body))
+        let (code, body) = get(lab, node, "/metrics")?;
+        ensure!(code == 200, "{code}: {body}");
+        Ok(Self::parse(&body))
     }
 
     fn parse(body: &str) -> Self {

@@ -29,6 +29,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch as latest};
 use tokio::task::JoinSet;
 
+/// How long until the address for metrics is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
+
 /// Messages from the API server that may wait for a pass to end.
 const WAITING: usize = 16;
 
@@ -77,6 +80,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         datapath,
         cni,
         connected: None,
+        ready: Err("what this node is told has yet to be read from the API server".to_owned()),
         passes: 0,
         connection,
         cleaner: Cleaner::new(bpffs),
@@ -111,12 +115,19 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
     Ok(())
 }
 
-/// Without metrics a node is routed all the same.
+/// Without metrics a node is routed all the same. Tries again for ever: who has the address may end.
 async fn tell_metrics(address: SocketAddr, ask: mpsc::Sender<Asked>) {
-    if let Err(why) = metrics::serve(address, ask).await {
-        tracing::error!(%address, %why, "no metrics: choose another address with --metrics");
+    let mut said = None;
+    loop {
+        if let Err(why) = metrics::serve(address, ask.clone()).await {
+            let why = why.to_string();
+            if said.as_ref() != Some(&why) {
+                tracing::error!(%address, why, "no metrics, nor an answer to probes: choose another address with --metrics");
+                said = Some(why);
+            }
+        }
+        tokio::time::sleep(LISTEN_AGAIN).await;
     }
-    std::future::pending().await
 }
 
 struct Agent {
@@ -139,6 +150,8 @@ struct Agent {
     cni: Option<Directory>,
     /// What became of it in the last pass.
     connected: Option<Result<String, Hindrance>>,
+    /// Whether the node was as it should be after the last pass: its state applied, and its lanes proved; or why not.
+    ready: Result<(), String>,
     passes: u64,
     connection: Connection,
     cleaner: Cleaner,
@@ -215,7 +228,12 @@ impl Agent {
                 if let Some(assignment) = self.world.assignment() {
                     self.connection.notice(&assignment.addresses, &outcome.underlay);
                 }
-                self.connect_pods(found, outcome);
+                let unproved = self.unproved(outcome);
+                self.ready = match &unproved {
+                    None => Ok(()),
+                    Some(hindrance) => Err(format!("{}: {hindrance}", hindrance.reason())),
+                };
+                self.connect_pods(found, outcome, unproved);
                 self.report(Some(Ok(outcome)));
             }
             Some(Err(error)) => {
@@ -224,6 +242,7 @@ impl Agent {
                     tracing::error!(error = %text, "the kernel cannot be read; it stays as it is");
                     self.unreadable = Some(text.clone());
                 }
+                self.ready = Err(format!("KernelUnreadable: {text}"));
                 self.report(Some(Err(&text)));
                 return end + Duration::from_secs(1);
             }
@@ -245,21 +264,34 @@ impl Agent {
             own_netfilter_port: self.kernel.netfilter_port(),
         });
         let result = self.cleaner.clean(&mut self.kernel, self.cni.as_ref());
+        self.ready = match &result {
+            Ok(()) => Ok(()),
+            Err(why) => Err(format!("the node is not clean: {why:#}")),
+        };
         let (generation, instance) = (self.world.generation(), self.instance.as_deref());
         let status = report::cleaned(&result, generation, instance, &self.reported, &now());
         self.tell(status);
         Instant::now() + self.cleaner.wait(&result).unwrap_or(self.resync)
     }
 
+    /// What of the node's lanes has yet to be proved, or to be applied.
+    fn unproved(&self, outcome: &Outcome) -> Option<Hindrance> {
+        let is_settled = outcome.settled && outcome.unfinished.is_empty();
+        cni::unproved(self.world.assignment()?, &outcome.desired, is_settled)
+    }
+
     /// Keeps the CNI configuration.
-    fn connect_pods(&mut self, found: Option<Result<Found, Hindrance>>, outcome: &Outcome) {
+    fn connect_pods(
+        &mut self,
+        found: Option<Result<Found, Hindrance>>,
+        outcome: &Outcome,
+        unproved: Option<Hindrance>,
+    ) {
         let (Some(directory), Some(found), Some(assignment)) = (&self.cni, found, self.world.assignment())
         else {
             return;
         };
         let stands = found.and_then(|found| {
-            let is_settled = outcome.settled && outcome.unfinished.is_empty();
-            let unproved = cni::unproved(assignment, &outcome.desired, is_settled);
             let wanted = cni::config(assignment, self.world.peers(), &outcome.underlay);
             directory.carry_out(cni::verdict(wanted, unproved, &found), &found)
         });
@@ -282,13 +314,20 @@ impl Agent {
     }
 
     fn answer(&mut self, asked: Asked) {
+        // Whoever asked may have gone.
+        match asked {
+            Asked::Figures(asked) => drop(asked.send(self.figures())),
+            Asked::Ready(asked) => drop(asked.send(self.ready.clone())),
+        }
+    }
+
+    fn figures(&mut self) -> Figures {
         let (lanes, peers) = datapath::figures(&self.datapath.counters());
         let (datapath, counts) = (
             self.reported.datapath.as_ref(),
             self.reported.counts.unwrap_or_default(),
         );
-        // Whoever asked may have gone.
-        let _ = asked.send(Figures {
+        Figures {
             lanes,
             peers,
             reached: vec![
@@ -301,7 +340,7 @@ impl Agent {
             programs: datapath.is_some_and(|datapath| datapath.encapsulation == Encapsulation::Ebpf),
             bypass: datapath.is_some_and(|datapath| datapath.bypass == Bypass::On),
             passes: self.passes,
-        });
+        }
     }
 
     fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {

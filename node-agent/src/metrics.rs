@@ -1,4 +1,4 @@
-//! What the datapath has counted, for Prometheus (OpenMetrics text, version 1.0.0).
+//! What the datapath has counted, for Prometheus (OpenMetrics text, version 1.0.0), and beside it whether the agent is well.
 //!
 //! The agent's one thread reads the counters when it is asked to: nothing is sampled or remembered in between.
 
@@ -64,26 +64,64 @@ pub struct Figures {
     pub passes: u64,
 }
 
-/// A scrape that waits for its answer.
-pub type Asked = oneshot::Sender<Figures>;
+/// What is asked of the agent's loop, which answers between two things that it does.
+#[derive(Debug)]
+pub enum Asked {
+    /// What has been counted.
+    Figures(oneshot::Sender<Figures>),
+    /// Whether the node is as it should be, or why not.
+    Ready(oneshot::Sender<Result<(), String>>),
+}
 
-/// Serves `/metrics` until the agent ends.
+/// Serves `/metrics`, `/healthz` (the agent's loop turns) and `/readyz` (the node's lanes are proved) until the agent ends.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(address: SocketAddr, ask: mpsc::Sender<Asked>) -> std::io::Result<()> {
     let listener = TcpListener::bind(address).await?;
-    let router = Router::new().route("/metrics", get(scrape)).with_state(ask);
+    let router = Router::new()
+        .route("/metrics", get(scrape))
+        .route("/healthz", get(live))
+        .route("/readyz", get(ready))
+        .with_state(ask);
     axum::serve(listener, router).await
 }
 
-async fn scrape(State(ask): State<mpsc::Sender<Asked>>) -> Response {
+/// Asks the loop; none: it does not turn.
+async fn answer<T>(
+    ask: &mpsc::Sender<Asked>,
+    question: impl FnOnce(oneshot::Sender<T>) -> Asked,
+) -> Option<T> {
     let (asked, answer) = oneshot::channel();
-    let figures = async {
-        ask.send(asked).await.ok()?;
+    let answer = async {
+        ask.send(question(asked)).await.ok()?;
         answer.await.ok()
     };
-    let Ok(Some(figures)) = tokio::time::timeout(PATIENCE, figures).await else {
+    tokio::time::timeout(PATIENCE, answer).await.ok()?
+}
+
+async fn live(State(ask): State<mpsc::Sender<Asked>>) -> Response {
+    match answer(&ask, Asked::Ready).await {
+        Some(_) => "ok\n".into_response(),
+        None => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the agent's loop does not turn\n",
+        )
+            .into_response(),
+    }
+}
+
+async fn ready(State(ask): State<mpsc::Sender<Asked>>) -> Response {
+    let why = match answer(&ask, Asked::Ready).await {
+        Some(Ok(())) => return "ok\n".into_response(),
+        Some(Err(why)) => why,
+        None => "the agent's loop does not turn".to_owned(),
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response()
+}
+
+async fn scrape(State(ask): State<mpsc::Sender<Asked>>) -> Response {
+    let Some(figures) = answer(&ask, Asked::Figures).await else {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     match encode(figures) {

@@ -11,6 +11,7 @@ pub mod configuration;
 pub mod decide;
 pub mod failure;
 pub mod first_policy;
+pub mod health;
 pub mod leader;
 pub mod options;
 pub mod passes;

@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::health::Question;
 use crate::leader::Terms;
 use crate::uninstall::Uninstall;
 use crate::world::Settings;
@@ -58,6 +59,9 @@ pub struct Options {
     /// The file with what agents are rolled out with, and the first policy; absent: agents are not this operator's business.
     #[arg(long, value_name = "FILE")]
     pub configuration: Option<PathBuf>,
+    /// Where to answer whether this operator is well: a Unix socket, which is made. Absent: nowhere.
+    #[arg(long, value_name = "SOCKET")]
+    pub health: Option<PathBuf>,
     /// How to write the log. What is logged, RUST_LOG says.
     #[arg(long, default_value = "text")]
     pub log_format: LogFormat,
@@ -68,6 +72,13 @@ pub struct Options {
 pub enum Command {
     /// Take everything of Podlane's off the nodes, or only the agents, so that the rest can be deleted. Other options go before this word.
     Uninstall(Uninstall),
+    /// Ask an operator whether it is well; succeeds if so.
+    Health {
+        /// What to ask.
+        question: Question,
+        /// Where it answers.
+        socket: PathBuf,
+    },
 }
 
 /// How the log is written.

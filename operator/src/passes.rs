@@ -26,6 +26,7 @@ pub async fn run(shared: &Shared, applier: &mut Applier) -> Infallible {
         }
         sleep_until(earliest.max(Instant::now() + GATHER)).await;
         let start = Instant::now();
+        shared.pulse.beat();
         next = start + RESYNC;
         let Some(decision) = look(shared) else { continue };
         let again_at = decision.again_at;

@@ -8,13 +8,14 @@ use crate::seen::{Seen, SeenNode};
 use crate::uninstall::{self, Uninstall, UninstallError, Uninstalled};
 use crate::watch::{Shared, follow};
 use crate::world::World;
-use crate::{first_policy, passes, rollout};
+use crate::{first_policy, health, passes, rollout};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use podlane_crds::{PeerSlice, RoutingNode, RoutingPolicy};
 use std::convert::Infallible;
 use std::future::pending;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -47,6 +48,12 @@ pub enum RunError {
     /// Another operator may act from now on, so this one must not.
     #[error("leadership is lost: {0}")]
     Lost(#[from] Lost),
+    /// An operator that was asked whether it is well is not.
+    #[error("{0}")]
+    Unwell(String),
+    /// Nobody could be told whether this operator is well.
+    #[error("cannot answer at {0}: {1}")]
+    Health(PathBuf, std::io::Error),
     /// Uninstalling has not come to its end: what is to be read, and why.
     #[error("{0}")]
     Uninstall(String, #[source] UninstallError),
@@ -60,6 +67,10 @@ pub async fn carry_out(options: &Options) -> Result<Option<String>, RunError> {
     match &options.command {
         None => run(options).await.map(|()| None),
         Some(Command::Uninstall(how)) => uninstall(options, how).await.map(Some),
+        Some(Command::Health { question, socket }) => {
+            health::ask(socket, *question).map_err(RunError::Unwell)?;
+            Ok(None)
+        }
     }
 }
 
@@ -122,6 +133,7 @@ pub async fn run(options: &Options) -> Result<(), RunError> {
     tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "started");
     let ended = tokio::select! {
         lost = lead(&mut election, &mut leader, &shared, &identity) => Err(lost.into()),
+        error = answer_health(options.health.as_deref(), &shared) => Err(error),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
@@ -157,6 +169,17 @@ impl Leader {
             never = passes::run(shared, &mut self.applier) => never,
             never = rollout => never,
         }
+    }
+}
+
+/// Answers whether this operator is well, where that is wanted. Comes to an end only where that cannot be.
+async fn answer_health(socket: Option<&Path>, shared: &Shared) -> RunError {
+    match socket {
+        Some(socket) => match health::serve(socket, shared).await {
+            Err(why) => RunError::Health(socket.to_owned(), why),
+            Ok(()) => pending().await,
+        },
+        None => pending().await,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Keeping the picture: one watch a kind. While a watch fails, what was seen last stays.
 
 use crate::failure::{API_SERVER, of_watch, watch_asks_to_wait};
+use crate::health::Pulse;
 use crate::said::Said;
 use crate::seen::{Seen, SeenNode};
 use crate::world::{Change, Kind, Source, World};
@@ -27,6 +28,8 @@ pub struct Shared {
     pub changed: Notify,
     /// The same where it is of a Node: for whoever decides which nodes have an agent.
     pub nodes_changed: Notify,
+    /// The leader's loop turns.
+    pub pulse: Pulse,
 }
 
 impl Shared {
@@ -36,6 +39,7 @@ impl Shared {
             world: Mutex::new(world),
             changed: Notify::new(),
             nodes_changed: Notify::new(),
+            pulse: Pulse::default(),
         }
     }
 

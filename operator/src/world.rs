@@ -149,6 +149,12 @@ impl World {
         Kind::ALL.iter().all(|kind| self.listed.contains(kind))
     }
 
+    /// The kinds of which not all objects have been seen yet.
+    pub fn unseen(&self) -> Vec<String> {
+        let kinds = Kind::ALL.iter().filter(|kind| !self.listed.contains(kind));
+        kinds.map(Kind::to_string).collect()
+    }
+
     /// Why a node is to have no agent: its machine is unfit by what its kubelet says, and no agent has ever shown otherwise.
     pub fn unfit(&self, node: &str) -> Option<&Unfit> {
         let has_answered = |record: &NodeRecord| record.report.is_some();

@@ -14,6 +14,8 @@ use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 pub(crate) const NODES: [&str; 3] = ["k8s-ctr", "k8s-w0", "k8s-w1"];
+/// The operator's socket in the lab's directory.
+pub(crate) const HEALTH: &str = "operator-health";
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// What the lab's cluster is installed with.
@@ -127,12 +129,10 @@ pub(crate) fn start_operator(lab: &mut Lab) -> Result<()> {
         .context("no arguments")?
         .iter()
         .filter_map(Value::as_str)
-        .map(|argument| {
-            if argument.starts_with("--configuration=") {
-                format!("--configuration={}", file.display())
-            } else {
-                argument.replace("$(NAMESPACE)", SYSTEM_NAMESPACE)
-            }
+        .map(|argument| match argument.split_once('=') {
+            Some(("--configuration", _)) => format!("--configuration={}", file.display()),
+            Some(("--health", _)) => format!("--health={}", lab.directory().join(HEALTH).display()),
+            _ => argument.replace("$(NAMESPACE)", SYSTEM_NAMESPACE),
         });
     let arguments: Vec<String> = arguments.collect();
     let token = kubectl.run(&["create", "token", "podlane-operator", system[0], system[1]])?;

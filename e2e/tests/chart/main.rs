@@ -1,5 +1,6 @@
 //! The Helm chart: what it renders, what it refuses, and a lab that runs with what it grants and nothing else.
 
+mod health;
 mod installed;
 mod lifecycle;
 mod own_node;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
             scenario(
                 "installed by Helm, operator and agents route the cluster with their service accounts' rights",
                 installed::routed,
+            ),
+            scenario(
+                "operator and agents say whether they are well, to the probes that the chart has of them",
+                health::told,
             ),
             scenario(
                 "an agent's token writes its own node's status and nothing else",

@@ -7,6 +7,7 @@ use super::agent_labels;
 use crate::configuration::Agents;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The label by which a pod tells from which template it is.
 pub const TEMPLATE: &str = "podlane.io/template";
@@ -166,6 +167,12 @@ fn container(agents: &Agents) -> Value {
         "args": arguments,
         "env": environment,
         "resources": agents.resources,
+        // Its loop turns. A pass over thousands of new routes takes a second or two, and an agent that is killed takes nothing away.
+        "livenessProbe": probed(&agents.metrics, "/healthz", &json!({
+            "initialDelaySeconds": 15, "periodSeconds": 30, "timeoutSeconds": 10, "failureThreshold": 3,
+        })),
+        // The node's state is applied and its lanes are proved.
+        "readinessProbe": probed(&agents.metrics, "/readyz", &json!({"periodSeconds": 5, "timeoutSeconds": 5})),
         "securityContext": {
             // Capabilities are for root alone: Kubernetes gives no others ambient ones. Of root nothing else is left.
             "runAsUser": 0,
@@ -176,6 +183,28 @@ fn container(agents: &Agents) -> Value {
         },
         "volumeMounts": mounts,
     })
+}
+
+/// How a kubelet asks the agent whether it is well: where it serves its metrics, on the node's own network.
+fn probe(metrics: &str, path: &str) -> Value {
+    let Ok(address) = metrics.parse::<SocketAddr>() else {
+        return Value::Null;
+    };
+    let host = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    json!({"httpGet": {"host": host, "port": address.port(), "path": path}})
+}
+
+/// A probe with what else it is told.
+fn probed(metrics: &str, path: &str, more: &Value) -> Value {
+    let mut probe = probe(metrics, path);
+    if let (Some(probe), Some(more)) = (probe.as_object_mut(), more.as_object()) {
+        probe.extend(more.clone());
+    }
+    probe
 }
 
 /// FNV-1a, 64 bits, of the JSON, whose members are in the order of their names.
@@ -231,6 +260,26 @@ mod tests {
             .map(|volume| volume["hostPath"]["path"].as_str().expect("a hostPath"))
             .collect();
         assert_eq!(paths, ["/sys/fs/bpf", "/proc/sys/net", "/etc/cni/net.d"]);
+    }
+
+    #[test]
+    fn a_kubelet_asks_where_the_agent_answers() {
+        for (metrics, host, port) in [
+            ("127.0.0.1:9964", "127.0.0.1", 9964),
+            ("0.0.0.0:9965", "127.0.0.1", 9965),
+            ("[::]:9965", "::1", 9965),
+            ("192.168.10.100:80", "192.168.10.100", 80),
+        ] {
+            let object = declared(|agents| metrics.clone_into(&mut agents.metrics)).object;
+            let container = &object["spec"]["template"]["spec"]["containers"][0];
+            for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")] {
+                assert_eq!(
+                    container[probe]["httpGet"],
+                    json!({"host": host, "port": port, "path": path}),
+                    "{metrics}"
+                );
+            }
+        }
     }
 
     #[test]
