@@ -11,7 +11,7 @@ help:
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
 	@echo 'make test      everything, from format to end-to-end scenarios'
-	@echo 'make proof     ten million numbered packets over changing lanes, agents killed and paused: about 15 minutes'
+	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded: about 25 minutes'
 	@echo 'make bench     the figures'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
@@ -53,9 +53,12 @@ lab-down:
 test:
 	@./.ci/test
 
-# What `make test` does with a million packets.
-proof: deps build
+# What `make test` does with a million packets, and what it does a few times.
+proof: deps control-plane build
+	@./e2e/helm/fetch >/dev/null
 	@PODLANE_PROOF_PACKETS=10000000 cargo test --locked -p podlane-e2e --test changes
+	@PODLANE_STORM_KILLS=50 PODLANE_STORM_LEADERS=10 PODLANE_STORM_API_AWAY_SECONDS=120 \
+		cargo test --locked -p podlane-e2e --test storms
 
 bench:
 	@./.ci/bench
