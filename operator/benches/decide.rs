@@ -209,7 +209,7 @@ fn carry_out(world: &mut World, write: Write) {
             }
         }
         // No agent here connects pods.
-        What::NodeNetwork { .. } => {}
+        What::NodeNetwork { .. } | What::ClearNodeNetwork { .. } => {}
         What::NodeAccepted { condition, .. } => {
             if let Some(record) = world.routing_nodes.get_mut(&name) {
                 record.accepted = Some(*condition);

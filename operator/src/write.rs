@@ -74,6 +74,11 @@ pub enum What {
         /// Since when its status has been what it is.
         since: Time,
     },
+    /// Take the condition NetworkUnavailable out of the status of a Node.
+    ClearNodeNetwork {
+        /// The object's `metadata.uid`.
+        uid: String,
+    },
     /// Write the operator's own condition into the status of a RoutingNode.
     NodeAccepted {
         /// The object's `metadata.uid`.
@@ -110,7 +115,7 @@ impl What {
         match self {
             Self::CreateSlice(_) | Self::UpdateSlice { .. } | Self::DeleteSlice(_) => "PeerSlice",
             Self::PolicyStatus { .. } => "RoutingPolicy",
-            Self::NodeNetwork { .. } => "Node",
+            Self::NodeNetwork { .. } | Self::ClearNodeNetwork { .. } => "Node",
             Self::CreateNode { .. }
             | Self::UpdateNode { .. }
             | Self::DeleteNode(_)
@@ -124,9 +129,10 @@ impl What {
             Self::CreateSlice(_) | Self::CreateNode { .. } => "create",
             Self::UpdateSlice { .. } | Self::UpdateNode { .. } => "update",
             Self::DeleteSlice(_) | Self::DeleteNode(_) => "delete",
-            Self::PolicyStatus { .. } | Self::NodeNetwork { .. } | Self::NodeAccepted { .. } => {
-                "write the status of"
-            }
+            Self::PolicyStatus { .. }
+            | Self::NodeNetwork { .. }
+            | Self::ClearNodeNetwork { .. }
+            | Self::NodeAccepted { .. } => "write the status of",
         }
     }
 
@@ -137,7 +143,7 @@ impl What {
             Self::CreateSlice(_) | Self::UpdateSlice { .. } | Self::DeleteSlice(_) => 0,
             Self::PolicyStatus { .. } => 1,
             Self::CreateNode { .. } | Self::UpdateNode { .. } | Self::DeleteNode(_) => 2,
-            Self::NodeNetwork { .. } => 3,
+            Self::NodeNetwork { .. } | Self::ClearNodeNetwork { .. } => 3,
             Self::NodeAccepted { .. } => 4,
         }
     }

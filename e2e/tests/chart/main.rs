@@ -3,6 +3,7 @@
 mod health;
 mod installed;
 mod lifecycle;
+mod network_condition;
 mod own_node;
 mod rendering;
 mod rights;
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
                 rights::least,
             ),
             scenario(
+                "the lab of all other tests grants what the chart grants, rule by rule",
+                rights::as_the_labs,
+            ),
+            scenario(
                 "installed by Helm, operator and agents route the cluster with their service accounts' rights",
                 installed::routed,
             ),
@@ -49,6 +54,10 @@ fn main() -> ExitCode {
             scenario(
                 "an agent's token writes its own node's status and nothing else",
                 own_node::enforced,
+            ),
+            scenario(
+                "of Nodes the operator's account writes the condition NetworkUnavailable and nothing else",
+                network_condition::enforced,
             ),
             scenario(
                 "the agents' DaemonSet is put back when somebody changes or deletes it",
@@ -65,6 +74,10 @@ fn main() -> ExitCode {
             scenario(
                 "upgraded and rolled back, what a user has changed stays",
                 lifecycle::stays,
+            ),
+            scenario(
+                "once another plugin connects pods, Nodes say nothing of Podlane's network any more",
+                lifecycle::connects_no_more,
             ),
             scenario(
                 "uninstalled with keepDatapath and installed again, no packet is lost",

@@ -1,6 +1,10 @@
 //! What the chart's roles grant.
 
+use std::collections::BTreeSet;
+use std::fs;
+
 use anyhow::{Context as _, Result, ensure};
+use podlane_e2e::programs::repository;
 use podlane_e2e::scenario::Context;
 use serde_json::Value;
 
@@ -9,7 +13,10 @@ use super::rendering::render;
 
 /// The objects that the chart makes of values, those of its hooks among them.
 fn objects(values: &[&str]) -> Result<Vec<Value>> {
-    let text = render(&helm_of(4)?, values, &[])?;
+    read(&render(&helm_of(4)?, values, &[])?)
+}
+
+fn read(text: &str) -> Result<Vec<Value>> {
     let documents = text.split("\n---\n").filter(|text| text.contains("kind: "));
     documents
         .map(|text| serde_saphyr::from_str(text).with_context(|| format!("cannot be read: {text}")))
@@ -78,5 +85,61 @@ fn check(roles: &[&Value]) -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+/// What the roles of that name grant: each group, resource, name and verb, by the role's kind and namespace.
+fn granted(roles: &[&Value], is_of: fn(&str) -> bool) -> BTreeSet<String> {
+    let words = |value: &Value| -> Vec<String> {
+        let words = value.as_array().into_iter().flatten().filter_map(Value::as_str);
+        let words: Vec<String> = words.map(str::to_owned).collect();
+        // Of all names.
+        if words.is_empty() {
+            vec!["*".to_owned()]
+        } else {
+            words
+        }
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let mut all = BTreeSet::new();
+    for role in roles
+        .iter()
+        .filter(|role| is_of(&text(&role["metadata"]["name"])))
+    {
+        let place = format!(
+            "{} {}/{}",
+            text(&role["kind"]),
+            text(&role["metadata"]["namespace"]),
+            text(&role["metadata"]["name"])
+        );
+        for rule in role["rules"].as_array().into_iter().flatten() {
+            for group in words(&rule["apiGroups"]) {
+                for resource in words(&rule["resources"]) {
+                    for name in words(&rule["resourceNames"]) {
+                        let verbs = words(&rule["verbs"]).into_iter();
+                        all.extend(verbs.map(|verb| format!("{place}: {verb} {group}/{resource} {name}")));
+                    }
+                }
+            }
+        }
+    }
+    all
+}
+
+/// The scenarios of all other test programs run with the lab's rights: so what passes there passes with the chart's.
+pub(crate) fn as_the_labs(_: &mut Context) -> Result<()> {
+    let file = repository().join("e2e/manifests/rbac.yaml");
+    let labs = read(&fs::read_to_string(&file)?)?;
+    let charts = objects(&[])?;
+    let is_of = |name: &str| name.starts_with("podlane-operator") || name == "podlane-agent";
+    let (labs, charts) = (granted(&roles(&labs), is_of), granted(&roles(&charts), is_of));
+    ensure!(charts.len() > 20, "{charts:?}");
+    ensure!(
+        labs == charts,
+        "only in {}: {:#?}; only in the chart: {:#?}",
+        file.display(),
+        labs.difference(&charts).collect::<Vec<_>>(),
+        charts.difference(&labs).collect::<Vec<_>>()
+    );
     Ok(())
 }

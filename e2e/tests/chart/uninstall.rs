@@ -191,7 +191,7 @@ fn left_on(lab: &Lab, node: &str) -> Result<Vec<String>> {
 }
 
 /// The condition NetworkUnavailable of a Node: its status and its reason, where there is one.
-fn network_unavailable(kubectl: &Kubectl, node: &str) -> Result<Option<(String, String)>> {
+pub(crate) fn network_unavailable(kubectl: &Kubectl, node: &str) -> Result<Option<(String, String)>> {
     let node = kubectl.get(&["node", node])?;
     let conditions = node["status"]["conditions"].as_array();
     let found = conditions

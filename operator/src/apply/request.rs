@@ -8,7 +8,6 @@
 use crate::seen::{NetworkUnavailable, Seen, SeenNode};
 use crate::world::Kind;
 use crate::write::{Expected, What, Write};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
 use kube::{Api, Client, Error, Resource};
@@ -43,6 +42,7 @@ pub(super) fn content(what: &What) -> Vec<u8> {
         }
         What::NodeAccepted { condition, .. } => serde_json::to_vec(condition),
         What::NodeNetwork { said, .. } => serde_json::to_vec(&[&said.status, &said.reason, &said.message]),
+        What::ClearNodeNetwork { uid } => serde_json::to_vec(&[uid, "gone"]),
         What::DeleteSlice(expected) | What::DeleteNode(expected) => serde_json::to_vec(&expected.uid),
     };
     bytes.unwrap_or_default()
@@ -84,8 +84,15 @@ pub(super) async fn perform(client: &Client, write: &Write) -> Result<Answer, Er
             apply_status(client, name, &object).await.map(node)
         }
         What::NodeNetwork { uid, said, since } => {
-            let seen = patch_node(client, name, uid, said, since).await?;
-            Ok(Answer::ApiNode(Box::new(seen)))
+            let condition = json!({
+                "type": NetworkUnavailable::TYPE, "status": said.status, "reason": said.reason, "message": said.message,
+                "lastTransitionTime": since, "lastHeartbeatTime": since,
+            });
+            patch_node(client, name, uid, condition).await
+        }
+        What::ClearNodeNetwork { uid } => {
+            let gone = json!({"type": NetworkUnavailable::TYPE, "$patch": "delete"});
+            patch_node(client, name, uid, gone).await
         }
         What::DeleteSlice(expected) => delete::<PeerSlice>(client, Kind::PeerSlice, name, expected).await,
         What::DeleteNode(expected) => delete::<RoutingNode>(client, Kind::RoutingNode, name, expected).await,
@@ -93,27 +100,16 @@ pub(super) async fn perform(client: &Client, write: &Write) -> Result<Answer, Er
 }
 
 /// A Node's conditions are merged by their type: others' stay.
-async fn patch_node(
-    client: &Client,
-    name: &str,
-    uid: &str,
-    said: &NetworkUnavailable,
-    since: &Time,
-) -> Result<SeenNode, Error> {
-    let patch = json!({
-        "metadata": {"uid": uid},
-        "status": {"conditions": [{
-            "type": NetworkUnavailable::TYPE, "status": said.status, "reason": said.reason, "message": said.message,
-            "lastTransitionTime": since, "lastHeartbeatTime": since,
-        }]},
-    });
+async fn patch_node(client: &Client, name: &str, uid: &str, condition: Value) -> Result<Answer, Error> {
+    let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
     let parameters = PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()
     };
-    Api::<SeenNode>::all(client.clone())
+    let seen = Api::<SeenNode>::all(client.clone())
         .patch_status(name, &parameters, &Patch::Strategic(patch))
-        .await
+        .await?;
+    Ok(Answer::ApiNode(Box::new(seen)))
 }
 
 fn object<K: Resource<DynamicType = ()>>(metadata: Value, part: &str, value: Value) -> Value {

@@ -1,7 +1,8 @@
 //! The condition NetworkUnavailable of Nodes, kept true to what agents say of their pods' network: agents may not write Nodes.
 //!
 //! While it is True, Kubernetes schedules no pods to a node that cannot connect them (taint node.kubernetes.io/network-unavailable).
-//! Of a node whose pods another network plugin connects nothing is said.
+//! Of a node whose pods another network plugin connects nothing is said, and what was said before is taken back: whoever connects them
+//! says how that stands, or leaves it to the kubelet.
 
 use super::View;
 use crate::seen::NetworkUnavailable;
@@ -15,8 +16,14 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
     for (place, node) in nodes.all().iter().enumerate() {
         let record = view.world.routing_nodes.get(&node.name);
         let report = record.and_then(|record| record.report.as_ref());
-        let Some((is_connected, reason, message)) = report.and_then(|report| report.pod_network.as_ref())
-        else {
+        // Its agent has yet to say anything.
+        let Some(report) = report else { continue };
+        let before = nodes.network_unavailable(place);
+        let uid = nodes.uid(place).to_owned();
+        let Some((is_connected, reason, message)) = &report.pod_network else {
+            if before.is_some_and(|(before, _)| before.is_ours()) {
+                writes.push(Write::silent(&node.name, What::ClearNodeNetwork { uid }));
+            }
             continue;
         };
         let said = NetworkUnavailable {
@@ -24,7 +31,6 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
             reason: format!("{}{reason}", NetworkUnavailable::REASON),
             message: message.to_string(),
         };
-        let before = nodes.network_unavailable(place);
         if before.is_some_and(|(before, _)| *before == said) {
             continue;
         }
@@ -32,14 +38,7 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
             .filter(|(before, _)| before.status == said.status)
             .and_then(|(_, since)| since.clone())
             .unwrap_or(Time(view.now));
-        writes.push(Write::silent(
-            &node.name,
-            What::NodeNetwork {
-                uid: nodes.uid(place).to_owned(),
-                said,
-                since,
-            },
-        ));
+        writes.push(Write::silent(&node.name, What::NodeNetwork { uid, said, since }));
     }
     writes
 }
@@ -108,6 +107,34 @@ mod tests {
         assert_eq!(
             condition(&cluster, "k8s-w1").expect("it is there")["status"],
             "True"
+        );
+    }
+    #[test]
+    fn what_was_said_is_taken_back_where_pods_are_connected_by_another_plugin_now() {
+        let mut cluster = Cluster::of_three();
+        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+        cluster.settle();
+        say(&mut cluster, "False", "LaneNotProved");
+        cluster.pass();
+        assert_eq!(
+            condition(&cluster, "k8s-w1").expect("it is written")["status"],
+            "True"
+        );
+        cluster.edit("RoutingNode", "k8s-w1", |object| {
+            let conditions = object["status"]["conditions"].as_array_mut().expect("conditions");
+            conditions.retain(|condition| condition["type"] != "PodNetwork");
+        });
+        cluster.pass();
+        assert_eq!(condition(&cluster, "k8s-w1"), None);
+        // What another says of it is another's.
+        let others = json!({"type": "NetworkUnavailable", "status": "True", "reason": "NoRouteCreated", "message": "m"});
+        cluster.edit("Node", "k8s-w1", |object| {
+            object["status"]["conditions"] = json!([others])
+        });
+        cluster.pass();
+        assert_eq!(
+            condition(&cluster, "k8s-w1").expect("it stays")["reason"],
+            "NoRouteCreated"
         );
     }
 }

@@ -274,6 +274,9 @@ impl Cluster {
                         "reason": said.reason, "message": said.message, "lastTransitionTime": since}]);
                 });
             }
+            What::ClearNodeNetwork { .. } => {
+                self.edit("Node", name, |object| object["status"]["conditions"] = json!([]));
+            }
             What::NodeAccepted { condition, .. } => {
                 self.edit("RoutingNode", name, |object| {
                     let conditions = object["status"]["conditions"]
