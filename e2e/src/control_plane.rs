@@ -301,7 +301,7 @@ impl ControlPlane {
             ],
             &[
                 "update",
-                "leases.coordination.k8s.io",
+                "leases.coordination.k8s.io/podlane-operator",
                 "--as=podlane-operator",
                 "--namespace",
                 SYSTEM_NAMESPACE,
