@@ -5,6 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use podlane_operator::decide::{Decision, decide};
 use podlane_operator::world::{Kind, Settings, Source, World};
 use podlane_operator::write::{What, Write};
+use podlane_plan::pool::{Family, Pool, Pools};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -59,7 +60,7 @@ struct Case {
     change: fn(&mut World, usize, usize),
 }
 
-const CASES: [Case; 5] = [
+const CASES: [Case; 6] = [
     Case {
         name: "nothing to do",
         prepare: |_, _| {},
@@ -78,6 +79,11 @@ const CASES: [Case; 5] = [
     Case {
         name: "nothing is there yet",
         prepare: |world, nodes| *world = bare(nodes),
+        change: |_, _, _| {},
+    },
+    Case {
+        name: "nothing is there yet, and each gets a block of a pool",
+        prepare: |world, nodes| *world = pooled(nodes),
         change: |_, _, _| {},
     },
     Case {
@@ -136,12 +142,18 @@ fn see_node(world: &mut World, number: usize, subnet: usize) {
             )
         })
         .collect();
+    let has_pool = world.settings.pools != Pools::default();
+    let pod_cidrs = if has_pool {
+        Vec::new()
+    } else {
+        vec![format!("172.{}.{}.0/24", 16 + number / 256, number % 256)]
+    };
     let object = json!({
         "metadata": {"name": name(number), "uid": format!("uid-{number}"), "labels": labels,
             "creationTimestamp": now(number as i64).to_string()},
-        "spec": {"podCIDRs": [format!("172.{}.{}.0/24", 16 + number / 256, number % 256)]},
+        "spec": {"podCIDRs": pod_cidrs},
         "status": {"addresses": [{"type": "InternalIP",
-            "address": format!("10.{subnet}.{}.{}", number / 250, number % 250 + 1)}]},
+            "address": format!("192.{}.{}.{}", 168 + subnet, number / 250, number % 250 + 1)}]},
     });
     see(world, Kind::Node, object);
 }
@@ -154,7 +166,25 @@ fn see_policy(world: &mut World, generation: i64, spec: Value) {
 }
 
 fn bare(nodes: usize) -> World {
-    let mut world = World::new(Settings::default());
+    joined(nodes, Settings::default())
+}
+
+/// The same where nobody but the operator hands out pod CIDRs.
+fn pooled(nodes: usize) -> World {
+    let network = "10.0.0.0/8".parse().unwrap_or_default();
+    let pool = Pool::new(Family::V4, vec![network], 24);
+    let pools = Pools::new(pool.ok());
+    joined(
+        nodes,
+        Settings {
+            pools,
+            ..Settings::default()
+        },
+    )
+}
+
+fn joined(nodes: usize, settings: Settings) -> World {
+    let mut world = World::new(settings);
     for number in 0..nodes {
         see_node(&mut world, number, 0);
     }
