@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
 use crate::cluster::cgroups;
-use crate::ledger::{self, BaseLock, StartedProcess, State};
+use crate::ledger::{self, BaseLock, ProcessId, StartedProcess, State};
 use crate::netns::{self, Namespace};
 use crate::process::send;
 
@@ -38,6 +38,11 @@ pub fn take_down(state: &State) -> Result<()> {
         .iter()
         .filter_map(|namespace| Some((namespace.inode().ok()?, namespace)))
         .collect();
+    // Looked at while the namespaces are there: of one that is gone another lab's may have the number.
+    let strangers = processes_within(&inodes).unwrap_or_else(|error| {
+        note(Err(error));
+        Vec::new()
+    });
     if let Some(link) = &state.host_link
         && has_interface(&link.interface)
     {
@@ -52,7 +57,7 @@ pub fn take_down(state: &State) -> Result<()> {
     );
     note(remove_directory(&state.directory));
 
-    note(find_remains(state, &namespaces, &inodes));
+    note(find_remains(state, &namespaces, &strangers));
     if !failures.is_empty() {
         bail!(
             "the lab {} could not be taken down whole:\n  {}",
@@ -149,7 +154,7 @@ fn remove_directory(directory: &Path) -> Result<()> {
 }
 
 /// An error that names everything of the lab that is still there.
-fn find_remains(state: &State, namespaces: &[Namespace], inodes: &BTreeMap<u64, &Namespace>) -> Result<()> {
+fn find_remains(state: &State, namespaces: &[Namespace], strangers: &[(ProcessId, String)]) -> Result<()> {
     let mut remains = Vec::new();
     remains.extend(
         namespaces
@@ -164,7 +169,12 @@ fn find_remains(state: &State, namespaces: &[Namespace], inodes: &BTreeMap<u64, 
             .filter(|process| process.id.runs())
             .map(|it| format!("process {} {}", it.id.pid, it.name)),
     );
-    remains.extend(processes_within(inodes)?);
+    remains.extend(
+        strangers
+            .iter()
+            .filter(|(id, _)| id.runs())
+            .map(|(_, what)| what.clone()),
+    );
     if let Some(link) = &state.host_link
         && has_interface(&link.interface)
     {
@@ -199,7 +209,7 @@ fn find_remains(state: &State, namespaces: &[Namespace], inodes: &BTreeMap<u64, 
 }
 
 /// Processes that the lab did not start but that are in its namespaces, such as a shell somebody opened there.
-fn processes_within(inodes: &BTreeMap<u64, &Namespace>) -> Result<Vec<String>> {
+fn processes_within(inodes: &BTreeMap<u64, &Namespace>) -> Result<Vec<(ProcessId, String)>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("/proc")? {
         let path = entry.context("/proc")?.path();
@@ -211,14 +221,18 @@ fn processes_within(inodes: &BTreeMap<u64, &Namespace>) -> Result<Vec<String>> {
         let inode = target
             .strip_prefix("net:[")
             .and_then(|rest| rest.strip_suffix(']')?.parse().ok());
-        if let Some(namespace) = inode.and_then(|inode: u64| inodes.get(&inode)) {
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        if let Some(namespace) = inode.and_then(|inode: u64| inodes.get(&inode))
+            && let Some(id) = number.and_then(|number| ProcessId::of(number).ok())
+        {
             let program = fs::read_to_string(path.join("comm")).unwrap_or_default();
-            found.push(format!(
+            let what = format!(
                 "process {} ({}), which the lab did not start, in {}: end it yourself",
-                path.file_name().unwrap_or_default().to_string_lossy(),
+                id.pid,
                 program.trim(),
                 namespace.name()
-            ));
+            );
+            found.push((id, what));
         }
     }
     Ok(found)
