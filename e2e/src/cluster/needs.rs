@@ -12,8 +12,8 @@ use crate::scenario;
 /// Where the standard CNI plugins may be: where Debian's package has them, and where those who build them put them.
 const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
-/// What Podlane's CNI configuration calls, and what every container runtime does.
-const CNI_PLUGINS: [&str; 4] = ["ptp", "host-local", "portmap", "loopback"];
+/// What Podlane's CNI configuration calls, what every container runtime does, and another way to connect pods.
+const CNI_PLUGINS: [&str; 5] = ["ptp", "host-local", "portmap", "loopback", "bridge"];
 
 /// What this machine lacks for a cluster; none when it can have one.
 pub fn missing() -> Option<String> {

@@ -44,6 +44,9 @@ pub fn name_of(image: &str) -> String {
     format!("docker.io/podlane/{image}:{TAG}")
 }
 
+/// Where a node's container runtime looks for its CNI configuration.
+pub const CNI_FOLDER: &str = "/etc/cni/net.d";
+
 impl Cluster {
     /// Helm as the administrator, in Podlane's namespace; its standard output.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
@@ -63,6 +66,32 @@ impl Cluster {
     /// `helm upgrade --wait`, with the same values as `install_podlane` and others.
     pub fn upgrade_podlane(&self, more: &[&str]) -> Result<String> {
         self.release(&["upgrade"], more)
+    }
+
+    /// What is Podlane's on a node: routes, devices, its nftables table, what is pinned, its CNI configuration.
+    pub fn left_on(&self, node: &str) -> Result<Vec<String>> {
+        let machine = self
+            .machines
+            .get(node)
+            .with_context(|| format!("the cluster has no node {node}"))?;
+        let mut left = Vec::new();
+        for words in [
+            ["-o", "-4", "route", "show", "table", "all", "proto", "172"].as_slice(),
+            &["-o", "-6", "route", "show", "table", "all", "proto", "172"],
+            &["-o", "link", "show", "group", "172"],
+        ] {
+            left.extend(machine.run("ip", words)?.lines().map(str::to_owned));
+        }
+        let found = machine.run("find", &["/sys/fs/bpf", CNI_FOLDER, "-mindepth", "1"])?;
+        let tables = machine.run("nft", &["list", "tables"])?;
+        left.extend(
+            tables
+                .lines()
+                .chain(found.lines())
+                .filter(|line| line.contains("podlane"))
+                .map(str::to_owned),
+        );
+        Ok(left)
     }
 
     fn release(&self, verb: &[&str], more: &[&str]) -> Result<String> {

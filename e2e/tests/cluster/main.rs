@@ -3,8 +3,11 @@
 mod figures;
 mod install;
 mod life;
+mod plugins;
 mod restarts;
 mod services;
+mod traffic;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -13,6 +16,11 @@ use podlane_e2e::cluster::{self, Cluster};
 use podlane_e2e::lab::{Extent, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story;
+
+use self::traffic::Traffic;
+
+/// The cluster's nodes.
+const NODES: [&str; 3] = ["k8s-ctr", "k8s-w1", "k8s-w0"];
 
 fn main() -> ExitCode {
     let missing = cluster::missing();
@@ -40,6 +48,18 @@ fn main() -> ExitCode {
             scenario(
                 "a kubelet, a container runtime and kube-proxy that are restarted lose no packet between pods",
                 restarts::under_traffic,
+            ),
+            scenario(
+                "helm uninstall cleans every node, pods of one node lose no packet, and it can be installed again",
+                uninstall::cleans,
+            ),
+            scenario(
+                "helm uninstall with keepDatapath and another install lose no packet between nodes",
+                uninstall::keeps_datapath,
+            ),
+            scenario(
+                "beside another network plugin Podlane routes, and writes no configuration",
+                plugins::beside_another,
             ),
             scenario(
                 "a cluster whose program was killed is taken down whole from outside",

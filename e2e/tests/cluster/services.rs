@@ -24,7 +24,7 @@ pub(crate) fn in_both_modes(context: &mut Context) -> Result<()> {
     all_answer(cluster)
 }
 
-fn all_answer(cluster: &Cluster) -> Result<()> {
+pub(crate) fn all_answer(cluster: &Cluster) -> Result<()> {
     wait_until(
         "each replica's answers, and nothing else",
         Duration::from_secs(60),
