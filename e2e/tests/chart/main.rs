@@ -88,6 +88,11 @@ fn main() -> ExitCode {
                 uninstall::cleans,
             )
             .needs(&["nft"]),
+            scenario(
+                "where an agent cannot clean its node uninstalling fails in words, and another attempt goes on",
+                uninstall::fails_loudly,
+            )
+            .needs(&["nft"]),
         ],
     )
 }

@@ -33,6 +33,15 @@ struct Attempt {
 
 /// `helm uninstall`, by this Helm, and what others do meanwhile.
 fn uninstall(lab: &mut Lab, major: u8) -> Result<Attempt> {
+    uninstall_while(lab, major, |_| Ok(()))
+}
+
+/// The same with something that happens once the operator has ended.
+fn uninstall_while(
+    lab: &mut Lab,
+    major: u8,
+    meanwhile: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<Attempt> {
     let kubectl = lab.kubectl()?.clone();
     let kubeconfig = lab.kubeconfig();
     std::thread::scope(|scope| {
@@ -47,7 +56,7 @@ fn uninstall(lab: &mut Lab, major: u8) -> Result<Attempt> {
             ];
             super::installed::helm_of(major)?.run_as(Some(&kubeconfig), &words)
         });
-        let result = run_job(lab, &kubectl);
+        let result = run_job(lab, &kubectl, meanwhile);
         let result = match result {
             Ok(result) => result,
             // Helm waits for the Job.
@@ -68,7 +77,11 @@ fn job(kubectl: &Kubectl) -> Result<Value> {
 }
 
 /// Runs what the Job's pod would, and says of the Job what its controller would.
-fn run_job(lab: &mut Lab, kubectl: &Kubectl) -> Result<String> {
+fn run_job(
+    lab: &mut Lab,
+    kubectl: &Kubectl,
+    meanwhile: impl FnOnce(&mut Lab) -> Result<()>,
+) -> Result<String> {
     let is_new = |job: &Value| job["status"]["conditions"].as_array().is_none_or(Vec::is_empty);
     let job = wait_until("the Job", SOON, || {
         let job = job(kubectl)?;
@@ -111,6 +124,7 @@ fn run_job(lab: &mut Lab, kubectl: &Kubectl) -> Result<String> {
     if lab.operator()?.runs() {
         lab.operator()?.stop(SOON)?;
     }
+    meanwhile(lab)?;
     let ended = process.wait(JOB_WITHIN)?;
     if daemon_set(lab).is_err() {
         kubectl.run(&[
@@ -312,6 +326,86 @@ pub(crate) fn cleans(context: &mut Context) -> Result<()> {
         );
         Ok(())
     })
+}
+
+/// A stand-in for an agent that cannot remove something: it says so.
+fn say_left(lab: &mut Lab, node: &str) -> Result<()> {
+    let kubectl = lab.kubectl()?.clone();
+    let told = wait_until("the node to be told", SOON, || {
+        let object = kubectl.get(&["routingnode", node])?;
+        ensure!(object["spec"]["clean"] == true, "{}", object["spec"]);
+        Ok(object)
+    })?;
+    let status = json!({"status": {
+        "observedGeneration": told["metadata"]["generation"],
+        "conditions": [{"type": "Cleaned", "status": "False", "reason": "ItemsLeft", "message": "1 of Podlane's items is left",
+            "lastTransitionTime": told["metadata"]["creationTimestamp"]}],
+    }});
+    let words = [
+        "patch",
+        "routingnode",
+        node,
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+    ];
+    kubectl
+        .run(&[words.as_slice(), &[status.to_string().as_str()]].concat())
+        .map(drop)
+}
+
+pub(crate) fn fails_loudly(context: &mut Context) -> Result<()> {
+    let lab = running(context)?;
+    let kubectl = lab.kubectl()?.clone();
+    release(lab, 4, &["upgrade"], &["uninstall.patienceSeconds=10"])?;
+    lab.agent("k8s-w1")?.freeze()?;
+    let attempt = uninstall_while(lab, 4, |lab| say_left(lab, "k8s-w1"))?;
+    ensure!(
+        attempt.helm.is_err(),
+        "Helm takes it for uninstalled: {}",
+        attempt.result
+    );
+    for line in [
+        "k8s-w1   failed: 1 of Podlane's items is left",
+        "2 of 3 nodes are clean; could not be cleaned: k8s-w1",
+    ] {
+        ensure!(
+            attempt.result.lines().any(|is| is == line),
+            "{line} is not in\n{}",
+            attempt.result
+        );
+    }
+    ensure!(
+        attempt.result.contains("helm uninstall --no-hooks"),
+        "{}",
+        attempt.result
+    );
+    // Agents and what they are told are there for another attempt.
+    daemon_set(lab)?;
+    kubectl.get(&["routingnode", "k8s-w1"])?;
+    let (_, reason, message) = condition(lab, "routingpolicy", "default", "Ready")?;
+    ensure!(
+        reason == "Uninstalled" && message.contains("could not be cleaned: k8s-w1"),
+        "{reason}: {message}"
+    );
+
+    lab.agent("k8s-w1")?.thaw()?;
+    let attempt = uninstall(lab, 4)?;
+    attempt.helm.context(attempt.result.clone())?;
+    ensure!(
+        attempt.result.contains("3 of 3 nodes are clean"),
+        "{}",
+        attempt.result
+    );
+    for node in NODES {
+        ensure!(
+            left_on(lab, node)?.is_empty(),
+            "left on {node}: {:?}",
+            left_on(lab, node)?
+        );
+    }
+    ensure_release_gone(&kubectl)?;
+    reinstall(lab, 4)
 }
 
 pub(crate) fn keeps_datapath(context: &mut Context) -> Result<()> {
