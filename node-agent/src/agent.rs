@@ -18,6 +18,7 @@ use anyhow::{Context, bail};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use podlane_crds::{Bypass, ConditionType, Encapsulation, RoutingNodeStatus};
+use podlane_datapath::Routed;
 use podlane_plan::cni::{self, Found, Hindrance};
 use podlane_plan::probes::ProbeKey;
 use std::collections::BTreeSet;
@@ -83,7 +84,8 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         ready: Err("what this node is told has yet to be read from the API server".to_owned()),
         passes: 0,
         connection,
-        cleaner: Cleaner::new(bpffs),
+        cleaner: Cleaner::new(bpffs.clone()),
+        bpffs,
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
     let mut due = Instant::now() + agent.resync;
@@ -148,6 +150,8 @@ struct Agent {
     datapath: Datapath,
     /// Where the CNI configuration is kept; none: another plugin connects this node's pods.
     cni: Option<Directory>,
+    /// Where the programs are pinned, and where it is said that the node has its routes.
+    bpffs: PathBuf,
     /// What became of it in the last pass.
     connected: Option<Result<String, Hindrance>>,
     /// Whether the node was as it should be after the last pass: its state applied, and its lanes proved; or why not.
@@ -228,12 +232,13 @@ impl Agent {
                 if let Some(assignment) = self.world.assignment() {
                     self.connection.notice(&assignment.addresses, &outcome.underlay);
                 }
+                let routed = self.say_routed(outcome);
                 let unproved = self.unproved(outcome);
                 self.ready = match &unproved {
                     None => Ok(()),
                     Some(hindrance) => Err(format!("{}: {hindrance}", hindrance.reason())),
                 };
-                self.connect_pods(found, outcome, unproved);
+                self.connect_pods(found, outcome, unproved, routed);
                 self.report(Some(Ok(outcome)));
             }
             Some(Err(error)) => {
@@ -280,19 +285,41 @@ impl Agent {
         cni::unproved(self.world.assignment()?, &outcome.desired, is_settled)
     }
 
+    /// Says that the node has its routes, once it has: until then a CNI configuration that outlived a boot connects no pod, whose packets
+    /// would follow the default route. The file by which it is said, where that is possible; also where this agent keeps no configuration,
+    /// since one before it may have left one.
+    fn say_routed(&self, outcome: &Outcome) -> Option<String> {
+        let routed = Routed::below(&self.bpffs).ok()?;
+        if outcome.routed {
+            match routed.say() {
+                Ok(true) => {
+                    tracing::info!(file = %routed.path().display(), "the node has its routes: pods may be connected")
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "pods are connected whether the node has its routes or not");
+                    return None;
+                }
+            }
+        }
+        routed.path().to_str().map(str::to_owned)
+    }
+
     /// Keeps the CNI configuration.
     fn connect_pods(
         &mut self,
         found: Option<Result<Found, Hindrance>>,
         outcome: &Outcome,
         unproved: Option<Hindrance>,
+        routed: Option<String>,
     ) {
         let (Some(directory), Some(found), Some(assignment)) = (&self.cni, found, self.world.assignment())
         else {
             return;
         };
         let stands = found.and_then(|found| {
-            let wanted = cni::config(assignment, self.world.peers(), &outcome.underlay);
+            let wanted = cni::config(assignment, self.world.peers(), &outcome.underlay)
+                .map(|config| cni::Config { routed, ..config });
             directory.carry_out(cni::verdict(wanted, unproved, &found), &found)
         });
         if let Err(why) = &stands

@@ -15,7 +15,8 @@ pub struct Options {
     /// How to run.
     #[command(flatten)]
     pub agent: Agent,
-    /// Where the eBPF programs are pinned: a directory of Podlane's own on a BPF file system.
+    /// Where the eBPF programs are pinned: a directory of Podlane's own on a BPF file system. In a container by the same path as on the
+    /// node: the CNI configuration names a file in it.
     #[arg(
         long,
         env = "PODLANE_BPFFS",

@@ -35,6 +35,8 @@ pub struct Outcome {
     pub unfinished: Vec<Unfinished>,
     /// Whether the kernel held what is desired when it was last read.
     pub settled: bool,
+    /// Whether it held all routes then, those that refuse among them: no packet for the cluster's pods follows another's route.
+    pub routed: bool,
     /// The lanes on which the kernel sends: those that are desired, and until it is settled those of the routes it held too. A
     /// receiver closes a lane on the word of its senders, so this must never be only what was meant to be.
     pub sends_on: BTreeSet<Lane>,
@@ -100,6 +102,9 @@ impl<'a> Pass<'a> {
             let planned = is_loaded.then(|| self.tell_programs(&mut desired, &seen));
             let left = diff(&desired.state, &seen.observed.ours);
             let settled = left.is_empty();
+            let routed = !left
+                .iter()
+                .any(|operation| matches!(operation, Operation::AddRoute(..)));
             let told = self.applied;
             self.apply(left, &seen, now);
             if self.applied != told {
@@ -109,6 +114,7 @@ impl<'a> Pass<'a> {
                 self.datapath.aim(&self.assignment.name, &desired, now);
                 return Ok(Outcome {
                     datapath: planned,
+                    routed,
                     ..self.finish(desired, seen, settled, &unavailable)
                 });
             }
@@ -258,6 +264,7 @@ impl<'a> Pass<'a> {
             applied: self.applied,
             devices: seen.device_indices,
             datapath: None,
+            routed: settled,
         }
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::attach::{clsact, tcx};
 use crate::failure::Failure;
-use crate::pins::{Pins, remove};
+use crate::pins::{Pins, remove, unpin};
 use std::fs;
 use std::path::Path;
 
 /// Something that was removed, and how it went.
 pub type Removed = (String, Result<(), Failure>);
 
-/// Removes all that programs of ours left below a directory on a bpffs, and on the devices of the calling thread's network namespace: attachments first, then maps and programs.
+/// Removes all that programs of ours left below a directory on a bpffs, and on the devices of the calling thread's network namespace: attachments first, then maps and programs, and the word of [`crate::Routed`].
 /// Nothing else: other people's programs, filters, queueing disciplines and pins stay. Where there is nothing, nothing is done.
 ///
 /// # Errors
@@ -23,6 +23,12 @@ pub fn clean(bpffs: &Path) -> Result<Vec<Removed>, Failure> {
     for set in pins.sets() {
         let what = format!("maps and programs in {}", set.path.display());
         removed.push((what, remove(&set.path)));
+    }
+    if pins.routed().is_symlink() {
+        removed.push((
+            format!("the link {}", pins.routed().display()),
+            unpin(&pins.routed()),
+        ));
     }
     for directory in [pins.links(), pins.marks(), pins.directory().to_owned()] {
         // What is left in it is somebody else's, and a mount's root stays.

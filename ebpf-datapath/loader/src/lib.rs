@@ -18,6 +18,7 @@ mod pins;
 mod place;
 mod probes;
 mod programs;
+mod routed;
 mod synced;
 
 pub use clean::{Removed, clean};
@@ -30,4 +31,5 @@ pub use podlane_bpf_syscall::Hook;
 pub use podlane_datapath_common::Reason;
 pub use probes::{Over, ProbeAnswer, ProbeFailure, ProbeToSend};
 pub use programs::Programs;
+pub use routed::Routed;
 pub use synced::{Followers, Synced, Unfinished};

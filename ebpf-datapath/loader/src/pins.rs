@@ -7,6 +7,7 @@
 //!     programs-HASH/NAME
 //!   links/INDEX-NAME  attachments (tcx), by device and program
 //!   clsact/INDEX      (a directory) the queueing discipline on that device is ours
+//!   routed            (a link) the node has had its routes since its boot
 //! ```
 
 use crate::failure::{Cause, Failure};
@@ -25,6 +26,15 @@ pub(crate) struct Pins {
 impl Pins {
     /// Takes a directory on a bpffs; makes it where only its parents are there.
     pub(crate) fn at(directory: &Path) -> Result<Self, Failure> {
+        let pins = Self::of(directory)?;
+        for needed in [pins.links(), pins.marks()] {
+            make(&needed)?;
+        }
+        Ok(pins)
+    }
+
+    /// The same, and nothing is made yet.
+    pub(crate) fn of(directory: &Path) -> Result<Self, Failure> {
         let existing = directory
             .ancestors()
             .find(|ancestor| ancestor.exists())
@@ -33,13 +43,9 @@ impl Pins {
         if !is_bpffs {
             return Err(Failure::no_bpffs(directory));
         }
-        let pins = Self {
+        Ok(Self {
             directory: directory.to_owned(),
-        };
-        for needed in [pins.links(), pins.marks()] {
-            make(&needed)?;
-        }
-        Ok(pins)
+        })
     }
 
     /// The same, where it need not be there at all: none, then.
@@ -66,6 +72,10 @@ impl Pins {
     /// Where it is written down which queueing disciplines are ours.
     pub(crate) fn marks(&self) -> PathBuf {
         self.directory.join("clsact")
+    }
+
+    pub(crate) fn routed(&self) -> PathBuf {
+        self.directory.join("routed")
     }
 
     /// All sets, of every ABI, the newest first: by ABI and number.

@@ -61,6 +61,7 @@ fn config(mtu: u32) -> Config {
     Config {
         pod_cidrs: vec!["172.20.0.0/24".parse().expect("a CIDR")],
         mtu,
+        routed: None,
     }
 }
 

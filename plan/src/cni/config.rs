@@ -21,6 +21,9 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// The largest packet of a pod, in bytes.
     pub mtu: u32,
+    /// An empty file that is there once the node has had its routes since its boot: no pod is connected before. None: pods are connected
+    /// whenever the file of this configuration is there.
+    pub routed: Option<String>,
 }
 
 /// What a node's configuration is to say.
@@ -62,6 +65,7 @@ pub fn config(
             0 => mtu,
             declared => mtu.min(declared),
         },
+        routed: None,
     })
 }
 
@@ -74,6 +78,15 @@ impl Config {
             cidrs.join(" and "),
             self.mtu
         )
+    }
+
+    /// What has host-local ask for the file: it reads the resolver's configuration that it is told of when it gives an address out, and fails
+    /// where there is none (`parseResolvConf`). An empty one says nothing of resolvers.
+    fn gate(&self) -> String {
+        let quoted = |path: &String| path.replace('\\', r"\\").replace('"', "\\\"");
+        self.routed.as_ref().map_or_else(String::new, |path| {
+            format!("\n        \"resolvConf\": \"{}\",", quoted(path))
+        })
     }
 
     /// The pod CIDRs by family, the first one's family first: a pod has an address of each.
@@ -125,7 +138,7 @@ impl fmt::Display for Config {
       "type": "ptp",
       "mtu": {},
       "ipam": {{
-        "type": "host-local",
+        "type": "host-local",{}
         "ranges": [{}],
         "routes": [{}]
       }}
@@ -137,6 +150,7 @@ impl fmt::Display for Config {
   ]
 }}"#,
             self.mtu,
+            self.gate(),
             ranges.join(", "),
             routes.join(", ")
         )

@@ -87,6 +87,7 @@ fn a_pod_has_an_address_of_each_family() {
             .map(|cidr| cidr.parse().expect("a CIDR"))
             .to_vec(),
         mtu: 1450,
+        routed: None,
     };
     assert_eq!(
         config.to_string(),
@@ -110,6 +111,25 @@ fn a_pod_has_an_address_of_each_family() {
   ]
 }
 "#
+    );
+}
+
+#[test]
+fn pods_are_connected_once_a_file_is_there() {
+    let config = Config {
+        pod_cidrs: vec!["172.20.0.0/24".parse().expect("a CIDR")],
+        mtu: 1450,
+        routed: Some(r#"/sys/fs/bpf/"pod\lane"/routed"#.to_owned()),
+    };
+    assert!(
+        config.to_string().contains(
+            r#"
+        "type": "host-local",
+        "resolvConf": "/sys/fs/bpf/\"pod\\lane\"/routed",
+        "ranges": [[{"subnet": "172.20.0.0/24"}]],
+"#
+        ),
+        "{config}"
     );
 }
 
@@ -178,6 +198,7 @@ fn a_file_is_written_once_lanes_are_proved_and_never_over_anothers() {
     let config = Config {
         pod_cidrs: vec!["172.20.0.0/24".parse().expect("a CIDR")],
         mtu: 1450,
+        routed: None,
     };
     let text = config.to_string();
     let files = |names: &str| {

@@ -7,6 +7,7 @@ mod foreign;
 mod opening;
 mod probes;
 mod replacing;
+mod routed;
 mod story;
 mod words;
 
@@ -26,6 +27,7 @@ fn main() {
         .tests(attaching::TESTS)
         .tests(foreign::TESTS)
         .tests(replacing::TESTS)
+        .tests(routed::TESTS)
         .tests(clsact::TESTS)
         .tests(probes::TESTS)
         .tests(words::TESTS)
