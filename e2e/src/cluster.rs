@@ -16,6 +16,7 @@
 //! cluster.add_pod("bob", "k8s-w0")?;
 //! let stream = cluster.stream("alice", "bob", 1000)?; // numbered packets
 //! cluster.machine("k8s-w0")?.containerd()?.restart()?; // and kubelet(), proxy(): kill, freeze, stop, restart
+//! cluster.reboot_node("k8s-w0")?; // as if its power had been away
 //! cluster.remove_node("k8s-w1")?;
 //! cluster.join_node("k8s-w1", Some("172.20.9.0/24"))?;
 //! cluster.upgrade_podlane(&["operator.replicas=1"])?;
@@ -254,24 +255,26 @@ impl Cluster {
 
     fn start_nodes(&mut self) -> Result<()> {
         let topology = self.lab.topology().clone();
-        let control_plane = self.lab.control_plane()?;
         for node in &topology.nodes {
-            let machine = self
-                .machines
-                .get_mut(&node.name)
-                .with_context(|| format!("{} was not booted", node.name))?;
-            machine.start_kubelet(&self.programs, control_plane, node)?;
-            machine.start_proxy(
-                &self.programs,
-                control_plane,
-                self.options.proxy,
-                (node, &topology),
-            )?;
+            self.start_programs_of(node)?;
         }
         for node in &topology.nodes {
             self.wait_until_registered(&node.name)?;
         }
         Ok(())
+    }
+
+    /// Starts a node's kubelet and kube-proxy.
+    fn start_programs_of(&mut self, node: &Node) -> Result<()> {
+        let topology = self.lab.topology().clone();
+        let control_plane = self.lab.control_plane()?;
+        let machine = self
+            .machines
+            .get_mut(&node.name)
+            .with_context(|| format!("{} was not booted", node.name))?;
+        machine.start_kubelet(&self.programs, control_plane, node)?;
+        let mode = self.options.proxy;
+        machine.start_proxy(&self.programs, control_plane, mode, (node, &topology))
     }
 
     /// Has kube-proxy carry out Services in another way, on every node. It clears away itself what the way before had set up.

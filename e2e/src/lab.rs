@@ -337,6 +337,22 @@ impl Lab {
         Ok(())
     }
 
+    /// Takes a node off the network, with everything that its kernel held; see [`network::unplug`].
+    pub fn unplug(&self, node: &str) -> Result<network::Plugs> {
+        network::unplug(self.node(node)?, &self.naming)
+    }
+
+    /// Puts it back.
+    pub fn plug(&self, node: &str, plugs: &network::Plugs) -> Result<()> {
+        network::plug(self.topology(), self.node(node)?, &self.naming, plugs)
+    }
+
+    fn node(&self, node: &str) -> Result<&Node> {
+        self.topology()
+            .node(node)
+            .with_context(|| format!("the lab has no node {node}"))
+    }
+
     /// The lab's name.
     pub fn name(&self) -> &str {
         &self.options.name

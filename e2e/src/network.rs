@@ -1,5 +1,7 @@
 //! Makes a topology out of network namespaces, veths and bridges.
 
+mod replug;
+
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
@@ -11,6 +13,8 @@ use crate::interrupt;
 use crate::ledger::{self, BaseLock, HostLink, Ledger};
 use crate::netns::{self, Namespace};
 use crate::topology::{Attachment, INTERNET, Link, Node, Pod, ROUTER, SWITCH, Topology};
+
+pub use self::replug::{Plugs, plug, unplug};
 
 /// The lab's end of the link to the machine's own namespace.
 pub const HOST_LINK_INTERFACE: &str = "lab0";
@@ -115,15 +119,7 @@ pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
     }
     for node in &topology.nodes {
         interrupt::check()?;
-        let link = topology.link_of(node).with_context(|| {
-            format!(
-                "{} is on {}, which the topology does not have",
-                node.name, node.link
-            )
-        })?;
-        let namespace = naming.namespace(&node.name);
-        namespace.ip_batch(&node_lines(node, link, naming))?;
-        forward(&namespace)?;
+        connect_node(topology, node, naming)?;
         for pod in &node.pods {
             naming.namespace(&pod.name).ip_batch(&pod_lines(node, pod))?;
         }
@@ -131,6 +127,19 @@ pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
     let router = naming.namespace(ROUTER);
     forward(&router)?;
     without_redirects(&router)
+}
+
+/// Gives a node, whose interfaces are there, its addresses and routes.
+fn connect_node(topology: &Topology, node: &Node, naming: &Naming) -> Result<()> {
+    let link = topology.link_of(node).with_context(|| {
+        format!(
+            "{} is on {}, which the topology does not have",
+            node.name, node.link
+        )
+    })?;
+    let namespace = naming.namespace(&node.name);
+    namespace.ip_batch(&node_lines(node, link, naming))?;
+    forward(&namespace)
 }
 
 /// Keeps a router from telling nodes of one link the way past it (ICMP redirect): a cloud's gateway does not either. (Nodes take none of
@@ -246,12 +255,7 @@ fn free_host_network() -> Result<Ipv4Net> {
 fn switch_lines(topology: &Topology, naming: &Naming) -> Vec<String> {
     let mut lines = vec!["link set lo up".to_owned()];
     let mut attach = |bridge: &str, port: &str, interface: &str, peer: &str| {
-        let peer = naming.namespace(peer);
-        lines.push(format!(
-            "link add {port} type veth peer name {interface} netns {}",
-            peer.name()
-        ));
-        lines.push(format!("link set {port} master {bridge} up"));
+        lines.extend(port_lines(bridge, port, interface, &naming.namespace(peer)));
     };
     for link in &topology.links {
         attach(
@@ -283,6 +287,17 @@ fn switch_lines(topology: &Topology, naming: &Naming) -> Vec<String> {
         lines.push(format!("link set {} up", link.name));
     }
     lines
+}
+
+/// A port of the switch, and at its other end an interface.
+fn port_lines(bridge: &str, port: &str, interface: &str, of: &Namespace) -> [String; 2] {
+    [
+        format!(
+            "link add {port} type veth peer name {interface} netns {}",
+            of.name()
+        ),
+        format!("link set {port} master {bridge} up"),
+    ]
 }
 
 fn router_lines(topology: &Topology, naming: &Naming) -> Vec<String> {

@@ -110,6 +110,29 @@ impl Cluster {
         self.wait_until_registered(node)
     }
 
+    /// Takes a node's power away and boots it again: what its kernel, /run and the BPF file system held is gone, what is on its disk is
+    /// there, and its programs start as a machine's do. Not the node that has the control plane.
+    pub fn reboot_node(&mut self, node: &str) -> Result<()> {
+        let first = self.lab.topology().nodes.first();
+        ensure!(
+            first.is_some_and(|first| first.name != node),
+            "{node} has the control plane"
+        );
+        let place = self.lab.topology().node(node).cloned();
+        let place = place.with_context(|| format!("the cluster has no node {node}"))?;
+        let machine = self.machines.remove(node);
+        machine
+            .with_context(|| format!("{node} was not booted"))?
+            .power_off()?;
+        let plugs = self.lab.unplug(node)?;
+        self.lab.plug(node, &plugs)?;
+        let namespace = self.lab.namespace(node);
+        let mut machine = Machine::boot(&place, &namespace, &self.cgroup(), self.lab.ledger())?;
+        machine.start_containerd()?;
+        self.machines.insert(node.to_owned(), machine);
+        self.start_programs_of(&place)
+    }
+
     /// The pod CIDR that a node has now.
     pub fn pod_cidr(&self, node: &str) -> Result<String> {
         let object = self.kubectl()?.get(&["node", node])?;

@@ -24,8 +24,8 @@ const UP_WITHIN: Duration = Duration::from_secs(60);
 
 /// Makes the mounts that are a node's own, then waits for as long as the node is to be.
 ///
-/// `$1`: the node's folder; `$2`: its name. What the node's programs write below /etc and /var is in that folder, /run is empty as after
-/// a boot. Mounts are shared, as systemd makes them: containers see those that come later. What a kubelet would set for the whole machine it
+/// `$1`: the node's folder; `$2`: its name. What the node's programs write below /etc and /var is in that folder and outlives a boot, /run is
+/// empty after each. A boot has a number of its own, by which kubelets tell one from the next. Mounts are shared, as systemd makes them: containers see those that come later. What a kubelet would set for the whole machine it
 /// finds set as it wants it (`setupKernelTunables` in its pkg/kubelet/cm): files in the place of those parameters.
 const BOOT: &str = r#"set -e
 cd "$1"
@@ -36,8 +36,11 @@ for place in etc var; do
     mkdir -p $place $place.work
     mount -t overlay -o "lowerdir=/$place,upperdir=$1/$place,workdir=$1/$place.work" overlay /$place
 done
-rm -rf /etc/cni/net.d
-mkdir -p /etc/cni/net.d
+if ! [ -e installed ]; then
+    rm -rf /etc/cni/net.d
+    mkdir -p /etc/cni/net.d
+    touch installed
+fi
 for place in kubelet containerd; do
     mkdir -p $place /var/lib/$place
     mount --bind $place /var/lib/$place
@@ -51,6 +54,8 @@ for pair in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/pani
     echo ${pair#*=} >$file
     mount --bind $file /proc/sys/$name
 done
+cat /proc/sys/kernel/random/uuid >sysctl/boot_id
+mount --bind sysctl/boot_id /proc/sys/kernel/random/boot_id
 touch booted
 exec sleep infinity
 "#;
@@ -114,6 +119,20 @@ impl Machine {
             proxy: None,
             ledger: Arc::clone(ledger),
         })
+    }
+
+    /// Takes its power away: everything in its control group is killed, and with the last process go its mounts, so what was in /run and in the
+    /// BPF file system. What is on its disk stays. `boot` makes it anew.
+    pub fn power_off(mut self) -> Result<()> {
+        cgroups::kill_within(&self.cgroup)?;
+        for process in [self.kubelet.take(), self.proxy.take(), self.containerd.take()]
+            .iter_mut()
+            .flatten()
+        {
+            process.kill()?;
+        }
+        self.holder.kill()?;
+        cgroups::remove(&self.cgroup)
     }
 
     /// Starts the container runtime and waits until it answers.

@@ -4,6 +4,7 @@ mod figures;
 mod install;
 mod life;
 mod plugins;
+mod reboot;
 mod restarts;
 mod services;
 mod traffic;
@@ -48,6 +49,10 @@ fn main() -> ExitCode {
             scenario(
                 "a kubelet, a container runtime and kube-proxy that are restarted lose no packet between pods",
                 restarts::under_traffic,
+            ),
+            scenario(
+                "a node that was rebooted comes back by itself, and the others' packets are not lost",
+                reboot::under_traffic,
             ),
             scenario(
                 "helm uninstall cleans every node, pods of one node lose no packet, and it can be installed again",
