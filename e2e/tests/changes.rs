@@ -148,7 +148,7 @@ fn every_change(context: &mut Context) -> Result<()> {
             let before = total(&connections)?;
             apply(lab, &change.spec)?;
             wait_until_ready(lab).with_context(|| change.what.to_owned())?;
-            let after = total(&connections)?;
+            let after = total_once_told(&connections, before)?;
             if after != before {
                 repeated.push(format!("{}: {}", change.what, after - before));
             }
@@ -172,6 +172,18 @@ fn every_change(context: &mut Context) -> Result<()> {
 
 fn total(connections: &[Connection]) -> Result<u64> {
     connections.iter().map(Connection::retransmitted).sum()
+}
+
+/// The same after something, by when receivers have told what was sent again without need.
+fn total_once_told(connections: &[Connection], before: u64) -> Result<u64> {
+    let begun = Instant::now();
+    loop {
+        let after = total(connections)?;
+        if after == before || begun.elapsed() > Duration::from_secs(2) {
+            return Ok(after);
+        }
+        sleep(Duration::from_millis(50));
+    }
 }
 
 /// A policy of its own for one node comes, and goes again.

@@ -16,12 +16,13 @@ pub(crate) fn under_traffic(context: &mut Context) -> Result<()> {
         cluster.stream("ping-w0", "ping-ctr", 500)?,
     ];
     let process = cluster.pod_process("default", "ping-w0")?;
-    cluster.machine("k8s-w0")?.kubelet()?.restart()?;
-    cluster.wait_until_registered("k8s-w0")?;
+    // A kubelet that is just starting ends when its container runtime goes away; one that runs waits for it.
     let machine = cluster.machine("k8s-w0")?;
     machine.containerd()?.restart()?;
     machine.wait_for_containerd()?;
-    machine.proxy()?.restart()?;
+    machine.kubelet()?.restart()?;
+    cluster.wait_until_registered("k8s-w0")?;
+    cluster.machine("k8s-w0")?.proxy()?.restart()?;
     cluster.wait_for_nodes()?;
     cluster.wait_for_policy()?;
     ensure!(
