@@ -63,6 +63,10 @@ fn main() -> ExitCode {
                 uninstall::keeps_datapath,
             ),
             scenario(
+                "cni.install switched off and on again leaves the file, and takes back and says again what Nodes are told",
+                plugins::switched_off_later,
+            ),
+            scenario(
                 "beside another network plugin Podlane routes, and writes no configuration",
                 plugins::beside_another,
             ),

@@ -16,6 +16,7 @@ use super::{NODES, Traffic, services};
 
 const SOON: Duration = Duration::from_secs(90);
 const OTHERS: &str = "05-bridge.conflist";
+const OURS: &str = "10-podlane.conflist";
 
 /// The plugin bridge, as kubenet and many a hand-made cluster have it.
 fn bridge(pod_cidr: &str) -> Value {
@@ -99,4 +100,48 @@ fn network_unavailable(cluster: &Cluster, node: &str) -> Result<Option<(String, 
         .find(|condition| condition["type"] == "NetworkUnavailable");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(found.map(|found| (text(&found["status"]), text(&found["reason"]))))
+}
+
+/// Waits until something is said of every node's network; none: nothing at all.
+fn wait_until_said(cluster: &Cluster, said: Option<(&str, &str)>) -> Result<()> {
+    for node in NODES {
+        wait_until(&format!("{said:?} to be said of {node}"), SOON, || {
+            let is = network_unavailable(cluster, node)?;
+            let words = is
+                .as_ref()
+                .map(|(status, reason)| (status.as_str(), reason.as_str()));
+            ensure!(words == said, "{is:?} is said");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// The file stays for the pods that it has connected; the Node's condition is nobody's to keep true any more.
+pub(crate) fn switched_off_later(context: &mut Context) -> Result<()> {
+    let cluster = super::installed(context)?;
+    wait_until_said(cluster, Some(("False", "PodlaneConfigured")))?;
+    for (pod, node) in [("switched-ctr", "k8s-ctr"), ("switched-w0", "k8s-w0")] {
+        cluster.add_pod(pod, node)?;
+    }
+    let place = format!("{CNI_FOLDER}/{OURS}");
+    let written = cluster.machine("k8s-w0")?.run("cat", &[&place])?;
+    let traffic = Traffic::between(cluster, &["switched-ctr", "switched-w0"])?;
+    cluster.upgrade_podlane(&["cni.install=false"])?;
+    wait_until_said(cluster, None)?;
+    cluster.wait_for_agents()?;
+    ensure!(
+        cluster.machine("k8s-w0")?.run("cat", &[&place])? == written,
+        "the file is another one"
+    );
+    // As before: its runtime has the file.
+    cluster.add_pod("later-w0", "k8s-w0")?;
+    let address = cluster.pod_address("later-w0")?;
+    let report = ping(cluster.lab(), "switched-ctr", address, 3)?;
+    ensure!(report.all_answered(), "switched-ctr to later-w0: {report:?}");
+    cluster.upgrade_podlane(&[])?;
+    wait_until_said(cluster, Some(("False", "PodlaneConfigured")))?;
+    cluster.wait_for_agents()?;
+    cluster.wait_for_policy()?;
+    traffic.ensure_none_lost(cluster, "cni.install switched off and on")
 }
