@@ -39,6 +39,7 @@ pub mod objects;
 pub mod podlane;
 mod pods;
 pub mod settings;
+mod traffic;
 pub mod usage;
 
 use std::collections::BTreeMap;
@@ -51,6 +52,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 
 pub use self::machine::Machine;
 pub use self::needs::missing;
+pub use self::traffic::Traffic;
 use crate::control_plane::Identity;
 use crate::kubectl::Kubectl;
 use crate::lab::{self, Extent, Lab};

@@ -7,7 +7,6 @@ mod plugins;
 mod reboot;
 mod restarts;
 mod services;
-mod traffic;
 mod uninstall;
 
 use std::process::ExitCode;
@@ -17,8 +16,6 @@ use podlane_e2e::cluster::{self, Cluster};
 use podlane_e2e::lab::{Extent, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story;
-
-use self::traffic::Traffic;
 
 /// The cluster's nodes.
 const NODES: [&str; 3] = ["k8s-ctr", "k8s-w1", "k8s-w0"];

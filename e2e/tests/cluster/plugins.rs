@@ -4,15 +4,15 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podlane_e2e::cluster::Cluster;
 use podlane_e2e::cluster::podlane::CNI_FOLDER;
+use podlane_e2e::cluster::{Cluster, Traffic};
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
-use super::{NODES, Traffic, services};
+use super::{NODES, services};
 
 const SOON: Duration = Duration::from_secs(90);
 const OTHERS: &str = "05-bridge.conflist";

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::capture::Capture;
+use podlane_e2e::cluster::Traffic;
 use podlane_e2e::cluster::podlane::CNI_FOLDER;
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::wait_until;
 
-use super::{Traffic, installed, tell};
+use super::{installed, tell};
 
 const BACK_WITHIN: Duration = Duration::from_secs(120);
 

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use podlane_e2e::cluster::Cluster;
+use podlane_e2e::cluster::{Cluster, Traffic};
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
 use podlane_e2e::wait::wait_until;
 
-use super::{NODES, Traffic, installed, tell};
+use super::{NODES, installed, tell};
 
 const SOON: Duration = Duration::from_secs(60);
 

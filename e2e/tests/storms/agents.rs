@@ -11,7 +11,7 @@ use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::{pause, wait_until};
 
-use super::{PODS, Traffic, number, settled};
+use super::{PODS, between_all, number, settled};
 
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 
@@ -19,7 +19,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 pub(crate) fn killed(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
     let kills = number("PODLANE_STORM_KILLS", 12)?;
-    let traffic = Traffic::between_all(cluster)?;
+    let traffic = between_all(cluster)?;
     let shared = &*cluster;
     let ended: Vec<Result<()>> = thread::scope(|scope| {
         let nodes: Vec<_> = (0..)

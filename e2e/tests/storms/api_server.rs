@@ -9,7 +9,7 @@ use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::{pause, wait_until};
 
-use super::{Traffic, number, settled};
+use super::{between_all, number, settled};
 
 /// Nobody tells the agent that starts what its node is to hold.
 pub(crate) fn away(context: &mut Context) -> Result<()> {
@@ -17,7 +17,7 @@ pub(crate) fn away(context: &mut Context) -> Result<()> {
     let half = Duration::from_secs(number("PODLANE_STORM_API_AWAY_SECONDS", 20)?) / 2;
     let pod = cluster.agent_of("k8s-w0")?;
     let agent = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
-    let traffic = Traffic::between_all(cluster)?;
+    let traffic = between_all(cluster)?;
     cluster.lab().control_plane()?.stop_apiserver()?;
     pause(half)?;
     kill(Pid::from_raw(agent), Signal::SIGKILL).context("cannot kill the agent")?;

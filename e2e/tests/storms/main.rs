@@ -11,12 +11,11 @@ mod releases;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
-use podlane_e2e::cluster::{self, Cluster};
+use anyhow::Result;
+use podlane_e2e::cluster::{self, Cluster, Traffic};
 use podlane_e2e::lab::{Extent, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story;
-use podlane_e2e::traffic::Stream;
 
 fn main() -> ExitCode {
     let missing = cluster::missing();
@@ -82,58 +81,10 @@ fn settled(context: &mut Context) -> Result<&mut Cluster> {
     Ok(cluster)
 }
 
-/// Numbered packets between pods, in both directions of each pair.
-struct Traffic {
-    streams: Vec<(String, Stream)>,
-    /// The first process of each pod: another one is another pod.
-    processes: Vec<(String, i32)>,
+/// Numbered packets between the pods of all nodes.
+fn between_all(cluster: &Cluster) -> Result<Traffic> {
+    Traffic::between(cluster, &PODS.map(|(_, pod)| pod))
 }
-
-impl Traffic {
-    fn between(cluster: &Cluster, pods: &[&str]) -> Result<Self> {
-        let mut streams = Vec::new();
-        let mut processes = Vec::new();
-        for from in pods {
-            processes.push(((*from).to_owned(), cluster.pod_process("default", from)?));
-            for to in pods.iter().filter(|to| *to != from) {
-                streams.push((format!("{from} to {to}"), cluster.stream(from, to, RATE)?));
-            }
-        }
-        Ok(Self { streams, processes })
-    }
-
-    fn between_all(cluster: &Cluster) -> Result<Self> {
-        Self::between(cluster, &PODS.map(|(_, pod)| pod))
-    }
-
-    /// Ends it: every packet has come, once. Says how many there were.
-    fn ensure_none_lost(self, cluster: &Cluster, what: &str) -> Result<()> {
-        for (pod, process) in self.processes {
-            ensure!(
-                cluster.pod_process("default", &pod)? == process,
-                "{pod} was started again: its packets prove nothing"
-            );
-        }
-        let mut sent = 0;
-        for (direction, stream) in self.streams {
-            let report = stream.finish()?;
-            ensure!(
-                report.sent > 100,
-                "{direction}: hardly anything was sent: {report:?}"
-            );
-            ensure!(
-                report.lost == 0 && report.duplicated == 0,
-                "{direction}: {report:?}"
-            );
-            sent += report.sent;
-        }
-        tell(&format!("{what}: {sent} packets, 0 lost, 0 doubled"));
-        Ok(())
-    }
-}
-
-/// Packets a second of each stream.
-const RATE: u32 = 500;
 
 /// How often, or for how long, something is to happen: what the variable says, else the short form.
 fn number(variable: &str, short: u64) -> Result<u64> {

@@ -1,16 +1,17 @@
 //! Nodes that lose what they remember, or leave.
 
 use anyhow::{Result, ensure};
+use podlane_e2e::cluster::Traffic;
 use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
 
-use super::{Traffic, settled};
+use super::{between_all, settled};
 
 /// What a boot would empty, under pods that run: the agent starts with nothing but what the kernel holds.
 pub(crate) fn run_emptied(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
-    let traffic = Traffic::between_all(cluster)?;
+    let traffic = between_all(cluster)?;
     let machine = cluster.machine("k8s-w0")?;
     // What others keep there: the container runtime's sockets and its view of what runs.
     machine.run(

@@ -11,13 +11,13 @@ use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
 use podlane_e2e::wait::{pause, wait_until};
 
-use super::{Traffic, number, settled};
+use super::{between_all, number, settled};
 
 /// Each time at another moment of the change; in turns killed, so that its lease has to run out, and deleted, so that it gives that back.
 pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
     let changes = number("PODLANE_STORM_LEADERS", 3)?;
-    let traffic = Traffic::between_all(cluster)?;
+    let traffic = between_all(cluster)?;
     for change in 0..changes {
         let pod = leader(cluster)?;
         let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;

@@ -8,7 +8,7 @@ use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::wait_until;
 
-use super::{PODS, Traffic, settled, tell};
+use super::{PODS, between_all, settled, tell};
 
 /// Three agents, each of which has to prove its lanes before the next one's turn.
 const ROLLED_OUT_WITHIN: Duration = Duration::from_secs(180);
@@ -24,7 +24,7 @@ pub(crate) fn forth_and_back(context: &mut Context) -> Result<()> {
             .machine(node)?
             .images(&["tag", "--force", &agent, &other])?;
     }
-    let traffic = Traffic::between_all(cluster)?;
+    let traffic = between_all(cluster)?;
     let start = std::time::Instant::now();
     cluster.upgrade_podlane(&[
         &format!("agents.image.tag={OTHER}"),

@@ -1,15 +1,16 @@
 //! Numbered packets between pods, in both directions of each pair.
 
 use anyhow::{Result, ensure};
-use podlane_e2e::cluster::Cluster;
-use podlane_e2e::traffic::Stream;
 
-use super::tell;
+use super::Cluster;
+use crate::traffic::Stream;
 
 /// Packets a second of each stream.
 const RATE: u32 = 500;
 
-pub(crate) struct Traffic {
+/// Streams that flow.
+#[derive(Debug)]
+pub struct Traffic {
     streams: Vec<(String, Stream)>,
     /// The first process of each pod: another one is another pod.
     processes: Vec<(String, i32)>,
@@ -17,7 +18,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     /// Starts it between pods that were entered.
-    pub(crate) fn between(cluster: &Cluster, pods: &[&str]) -> Result<Self> {
+    pub fn between(cluster: &Cluster, pods: &[&str]) -> Result<Self> {
         let mut streams = Vec::new();
         let mut processes = Vec::new();
         for from in pods {
@@ -29,8 +30,9 @@ impl Traffic {
         Ok(Self { streams, processes })
     }
 
-    /// Ends it: every packet has come, once. Says how many there were.
-    pub(crate) fn ensure_none_lost(self, cluster: &Cluster, what: &str) -> Result<()> {
+    /// Ends it: every packet has come, once, to and from pods that nobody has started again. Says how many there were while `what` happened.
+    #[allow(clippy::print_stderr, reason = "a test program speaks on standard error")]
+    pub fn ensure_none_lost(self, cluster: &Cluster, what: &str) -> Result<()> {
         for (pod, process) in self.processes {
             ensure!(
                 cluster.pod_process("default", &pod)? == process,
@@ -50,7 +52,7 @@ impl Traffic {
             );
             sent += report.sent;
         }
-        tell(&format!("{what}: {sent} packets, 0 lost, 0 doubled"));
+        eprintln!("{what}: {sent} packets, 0 lost, 0 doubled");
         Ok(())
     }
 }
