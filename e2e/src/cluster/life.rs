@@ -130,7 +130,8 @@ impl Cluster {
         let mut machine = Machine::boot(&place, &namespace, &self.cgroup(), self.lab.ledger())?;
         machine.start_containerd()?;
         self.machines.insert(node.to_owned(), machine);
-        self.start_programs_of(&place)
+        self.start_programs_of(&place)?;
+        self.machine(node)?.wait_for_kubelet()
     }
 
     /// The pod CIDR that a node has now.

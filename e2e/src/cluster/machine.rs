@@ -261,6 +261,22 @@ impl Machine {
         Ok(())
     }
 
+    /// Waits until the kubelet answers. One that has ended is started again, as systemd does: it ends where the container runtime has only
+    /// begun to answer.
+    pub fn wait_for_kubelet(&mut self) -> Result<()> {
+        wait_until(
+            &format!("the kubelet of {} to answer", self.name),
+            UP_WITHIN,
+            || {
+                if !self.kubelet()?.runs() {
+                    self.kubelet()?.restart()?;
+                }
+                self.run("curl", &["--silent", "--show-error", "--fail", KUBELET_HEALTH])
+                    .map(drop)
+            },
+        )
+    }
+
     /// Starts kube-proxy. Limits of connection tracking are the whole machine's: it sets none.
     pub fn start_proxy(
         &mut self,
@@ -387,6 +403,9 @@ impl Machine {
         Ok(Program::new(format!("{what}-{}", self.name), all))
     }
 }
+
+/// Where a kubelet says whether it works (`healthzBindAddress` and `healthzPort` where nothing else is said).
+const KUBELET_HEALTH: &str = "http://127.0.0.1:10248/healthz";
 
 /// The control group of a node's own programs, beside its pods'.
 const SYSTEM: &str = "system";

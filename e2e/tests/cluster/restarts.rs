@@ -21,8 +21,8 @@ pub(crate) fn under_traffic(context: &mut Context) -> Result<()> {
     machine.containerd()?.restart()?;
     machine.wait_for_containerd()?;
     machine.kubelet()?.restart()?;
-    cluster.wait_until_registered("k8s-w0")?;
-    cluster.machine("k8s-w0")?.proxy()?.restart()?;
+    machine.wait_for_kubelet()?;
+    machine.proxy()?.restart()?;
     cluster.wait_for_nodes()?;
     cluster.wait_for_policy()?;
     ensure!(
