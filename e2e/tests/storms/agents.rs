@@ -18,7 +18,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// On all nodes at once, each time at another moment of the new agent's start.
 pub(crate) fn killed(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
-    let kills = number("PODLANE_STORM_KILLS", 12)?;
+    let kills = number("PODLANE_STORM_KILLS", 6)?;
     let traffic = between_all(cluster)?;
     let shared = &*cluster;
     let ended: Vec<Result<()>> = thread::scope(|scope| {

@@ -14,7 +14,7 @@ use super::{between_all, number, settled};
 /// Nobody tells the agent that starts what its node is to hold.
 pub(crate) fn away(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
-    let half = Duration::from_secs(number("PODLANE_STORM_API_AWAY_SECONDS", 20)?) / 2;
+    let half = Duration::from_secs(number("PODLANE_STORM_API_AWAY_SECONDS", 12)?) / 2;
     let pod = cluster.agent_of("k8s-w0")?;
     let agent = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
     let traffic = between_all(cluster)?;

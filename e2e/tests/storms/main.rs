@@ -33,6 +33,10 @@ fn main() -> ExitCode {
                 agents::killed,
             ),
             scenario(
+                "a node's /run is emptied, and no packet of its running pods is lost",
+                nodes::run_emptied,
+            ),
+            scenario(
                 "the operator's leader is killed in the middle of changes of the policy, and no packet is lost",
                 operators::killed_in_changes,
             ),
@@ -43,10 +47,6 @@ fn main() -> ExitCode {
             scenario(
                 "the API server is away and an agent starts in the meantime, and no packet is lost",
                 api_server::away,
-            ),
-            scenario(
-                "a node's /run is emptied, and no packet of its running pods is lost",
-                nodes::run_emptied,
             ),
             scenario(
                 "a node is deleted and joins again with another pod CIDR, and the others' packets are not lost",

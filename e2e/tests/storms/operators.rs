@@ -16,7 +16,7 @@ use super::{between_all, number, settled};
 /// Each time at another moment of the change; in turns killed, so that its lease has to run out, and deleted, so that it gives that back.
 pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
     let cluster = settled(context)?;
-    let changes = number("PODLANE_STORM_LEADERS", 3)?;
+    let changes = number("PODLANE_STORM_LEADERS", 2)?;
     let traffic = between_all(cluster)?;
     for change in 0..changes {
         let pod = leader(cluster)?;
