@@ -10,6 +10,7 @@ use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
 use podlane_e2e::wait::{pause, wait_until};
+use serde_json::Value;
 
 use super::{between_all, number, settled};
 
@@ -19,8 +20,7 @@ pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
     let changes = number("PODLANE_STORM_LEADERS", 2)?;
     let traffic = between_all(cluster)?;
     for change in 0..changes {
-        let pod = leader(cluster)?;
-        let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
+        let (pod, process) = leader(cluster)?;
         cluster.apply_policy(&if change % 2 == 0 {
             story::vxlan()
         } else {
@@ -29,17 +29,16 @@ pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
         pause(Duration::from_millis(change * 130 % 700))?;
         if change % 2 == 0 {
             kill(Pid::from_raw(process), Signal::SIGKILL).context("cannot kill the operator")?;
-        } else {
-            let delete = [
-                "delete",
-                "pod",
-                &pod,
-                "--namespace",
-                SYSTEM_NAMESPACE,
-                "--wait=false",
-            ];
-            cluster.kubectl()?.run(&delete)?;
         }
+        // The killed one, too: the kubelet would wait longer each time before it starts the same pod's container again.
+        cluster.kubectl()?.run(&[
+            "delete",
+            "pod",
+            &pod,
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--wait=false",
+        ])?;
         cluster.wait_for_policy()?;
     }
     traffic.ensure_none_lost(
@@ -48,19 +47,27 @@ pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
     )
 }
 
-/// The pod that leads, as soon as one does.
-fn leader(cluster: &Cluster) -> Result<String> {
+/// The pod that leads, as soon as one does, and its process. One that was killed still holds the lease, but renews it no more.
+fn leader(cluster: &Cluster) -> Result<(String, i32)> {
+    let mut seen = Value::Null;
     wait_until("an operator that leads", Duration::from_secs(60), || {
         let lease =
             cluster
                 .kubectl()?
                 .get(&["lease", "podlane-operator", "--namespace", SYSTEM_NAMESPACE])?;
-        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let before = std::mem::replace(&mut seen, lease["spec"].clone());
+        let holder = seen["holderIdentity"].as_str().unwrap_or_default();
+        ensure!(
+            before["holderIdentity"] == holder && before["renewTime"] != seen["renewTime"],
+            "{holder} has not renewed its lease"
+        );
         // On the node's own network a pod's host name is the node's.
         let on_node = |(_, node): &(String, String)| holder.starts_with(&format!("{node}_"));
         let mut pods = cluster.podlane_pods("operator")?;
         pods.retain(on_node);
         ensure!(pods.len() == 1, "{holder} is of {pods:?}");
-        Ok(pods.remove(0).0)
+        let (pod, _) = pods.remove(0);
+        let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
+        Ok((pod, process))
     })
 }
