@@ -61,7 +61,7 @@ use crate::programs::ClusterPrograms;
 use crate::topology::{Node, Topology};
 use crate::wait::wait_until;
 
-const READY_WITHIN: Duration = Duration::from_secs(120);
+const READY_WITHIN: Duration = Duration::from_secs(240);
 
 /// How kube-proxy carries out Services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -15,7 +15,7 @@ use crate::scenario;
 use crate::story;
 use crate::wait::wait_until;
 
-const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+const SETTLED_WITHIN: Duration = Duration::from_secs(240);
 
 impl Cluster {
     /// Whether Podlane's chart is installed.
@@ -62,7 +62,7 @@ impl Cluster {
             .to_string();
         let kubectl = self.kubectl()?;
         kubectl.run(&["apply", "-f", &file])?;
-        kubectl.run(&["rollout", "status", "deployment/webpod", "--timeout=90s"])?;
+        kubectl.run(&["rollout", "status", "deployment/webpod", "--timeout=240s"])?;
         self.wait_until_running("curl-pod")
     }
 

@@ -20,7 +20,7 @@ use crate::programs::ClusterPrograms;
 use crate::topology::{Node, Topology};
 use crate::wait::wait_until;
 
-const UP_WITHIN: Duration = Duration::from_secs(60);
+const UP_WITHIN: Duration = Duration::from_secs(240);
 
 /// Makes the mounts that are a node's own, then waits for as long as the node is to be.
 ///

@@ -110,7 +110,7 @@ impl Cluster {
             "podlane".to_owned(),
             chart().display().to_string(),
             "--wait".to_owned(),
-            "--timeout=3m".to_owned(),
+            "--timeout=6m".to_owned(),
         ];
         let own = values(&self.server());
         for value in own.iter().map(String::as_str).chain(more.iter().copied()) {

@@ -12,7 +12,7 @@ use crate::netns::{self, Namespace};
 use crate::traffic::Stream;
 use crate::wait::wait_until;
 
-const RUNS_WITHIN: Duration = Duration::from_secs(90);
+const RUNS_WITHIN: Duration = Duration::from_secs(240);
 
 impl Cluster {
     /// Makes a pod that does nothing on a node and waits until it runs: a place to send from. Pods' namespaces have names of their own in

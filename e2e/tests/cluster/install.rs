@@ -24,7 +24,7 @@ pub(crate) fn to_the_first_answer(context: &mut Context) -> Result<()> {
     let installed = start.elapsed();
     cluster.start_workload()?;
     let running = start.elapsed();
-    wait_until("an answer across the router", Duration::from_secs(60), || {
+    wait_until("an answer across the router", Duration::from_secs(240), || {
         let answers = cluster.ask(3)?;
         ensure!(answers.contains_key("k8s-w0"), "{answers:?}");
         Ok(())

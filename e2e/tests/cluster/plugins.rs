@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::{NODES, services};
 
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(240);
 const OTHERS: &str = "05-bridge.conflist";
 const OURS: &str = "10-podlane.conflist";
 

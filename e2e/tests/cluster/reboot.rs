@@ -13,7 +13,7 @@ use podlane_e2e::wait::wait_until;
 
 use super::{installed, tell};
 
-const BACK_WITHIN: Duration = Duration::from_secs(120);
+const BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// Where host-local keeps which addresses are taken.
 const LEASES: &str = "/var/lib/cni/networks/podlane";

@@ -27,7 +27,7 @@ pub(crate) fn in_both_modes(context: &mut Context) -> Result<()> {
 pub(crate) fn all_answer(cluster: &Cluster) -> Result<()> {
     wait_until(
         "each replica's answers, and nothing else",
-        Duration::from_secs(60),
+        Duration::from_secs(240),
         || {
             let answers = cluster.ask(30)?;
             ensure!(

@@ -12,12 +12,12 @@ use podlane_e2e::wait::wait_until;
 
 use super::{NODES, installed, tell};
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(240);
 
 /// `helm uninstall`; what its Job says, which is still there to be read.
 fn uninstall(cluster: &Cluster) -> Result<String> {
     let start = Instant::now();
-    cluster.helm(&["uninstall", "podlane", "--wait", "--timeout=3m"])?;
+    cluster.helm(&["uninstall", "podlane", "--wait", "--timeout=6m"])?;
     tell(&format!(
         "helm uninstall took {:.1} s",
         start.elapsed().as_secs_f64()

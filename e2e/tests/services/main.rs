@@ -74,7 +74,7 @@ fn main() -> ExitCode {
 const LONGER_THAN_THE_LEASE: Duration = Duration::from_millis(1500);
 
 /// How long rules of kube-proxy may take to come, and to go.
-const SYNCED_WITHIN: Duration = Duration::from_secs(60);
+const SYNCED_WITHIN: Duration = Duration::from_secs(240);
 
 /// Whether the kernel has the older tables.
 fn legacy_missing() -> Option<String> {

@@ -32,7 +32,7 @@ impl Mode {
 }
 
 /// How long a kube-proxy may take to take its rules away and end.
-const CLEANED_WITHIN: Duration = Duration::from_secs(60);
+const CLEANED_WITHIN: Duration = Duration::from_secs(240);
 
 /// One kube-proxy a node.
 #[derive(Debug)]

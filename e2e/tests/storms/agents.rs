@@ -13,7 +13,7 @@ use podlane_e2e::wait::{pause, wait_until};
 
 use super::{PODS, between_all, number, settled};
 
-const BACK_WITHIN: Duration = Duration::from_secs(60);
+const BACK_WITHIN: Duration = Duration::from_secs(240);
 
 /// On all nodes at once, each time at another moment of the new agent's start.
 pub(crate) fn killed(context: &mut Context) -> Result<()> {

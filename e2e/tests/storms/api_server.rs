@@ -22,7 +22,7 @@ pub(crate) fn away(context: &mut Context) -> Result<()> {
     pause(half)?;
     kill(Pid::from_raw(agent), Signal::SIGKILL).context("cannot kill the agent")?;
     let container = "the kubelet to start the agent again";
-    wait_until(container, Duration::from_secs(60), || {
+    wait_until(container, Duration::from_secs(240), || {
         let agents = cluster.processes_of("podlane-agent")?;
         ensure!(agents.len() == 3 && !agents.contains(&agent), "{agents:?} run");
         Ok(())

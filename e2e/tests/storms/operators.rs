@@ -50,7 +50,7 @@ pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
 /// The pod that leads, as soon as one does, and its process. One that was killed still holds the lease, but renews it no more.
 fn leader(cluster: &Cluster) -> Result<(String, i32)> {
     let mut seen = Value::Null;
-    wait_until("an operator that leads", Duration::from_secs(60), || {
+    wait_until("an operator that leads", Duration::from_secs(240), || {
         let lease =
             cluster
                 .kubectl()?

@@ -36,7 +36,7 @@ pub(crate) fn forth_and_back(context: &mut Context) -> Result<()> {
         "figure: three agents replaced in {:.1} s",
         start.elapsed().as_secs_f64()
     ));
-    cluster.helm(&["rollback", "podlane", "--wait", "--timeout=3m"])?;
+    cluster.helm(&["rollback", "podlane", "--wait", "--timeout=6m"])?;
     all_run(cluster, tag)?;
     cluster.wait_for_agents()?;
     cluster.wait_for_policy()?;

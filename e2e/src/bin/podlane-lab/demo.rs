@@ -23,7 +23,7 @@ const TUNNEL: &str = "e2e/manifests/tunnel.yaml";
 const BOTH: &str = "e2e/manifests/native-offlink-tunnel.yaml";
 const WORKLOAD: &str = "e2e/manifests/webpod.yaml";
 const NODES: [&str; 3] = ["k8s-ctr", "k8s-w0", "k8s-w1"];
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 /// Each asking waits 5 s for its answer: so many that wait in vain would take minutes.
 const ASKED: usize = 30;
 const AT_ONCE: Duration = Duration::from_secs(20);
@@ -130,12 +130,12 @@ impl Story<'_> {
         self.apply(NATIVE)?;
         say("Podlane is the pod network now: nodes turn ready, and pods start.");
         self.shell
-            .run_well("kubectl wait --for=condition=Ready nodes --all --timeout=60s")?;
+            .run_well("kubectl wait --for=condition=Ready nodes --all --timeout=3m")?;
         self.shell.run_well(&format!("kubectl apply -f {WORKLOAD}"))?;
         self.shell
-            .run_well("kubectl rollout status deployment/webpod --timeout=90s | tail -n 1")?;
+            .run_well("kubectl rollout status deployment/webpod --timeout=3m | tail -n 1")?;
         self.shell
-            .run_well("kubectl wait --for=condition=Ready pod/curl-pod --timeout=60s")?;
+            .run_well("kubectl wait --for=condition=Ready pod/curl-pod --timeout=3m")?;
         self.shell.run_well(
             "kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,IP:.status.podIP",
         )?;
@@ -182,7 +182,7 @@ impl Story<'_> {
         heading(4, "A tunnel policy: VXLAN between the nodes, no restart");
         self.apply(TUNNEL)?;
         self.shell
-            .run_well("kubectl wait --for=condition=Ready routingpolicy/default --timeout=60s")?;
+            .run_well("kubectl wait --for=condition=Ready routingpolicy/default --timeout=3m")?;
         let capture = self.capture("tunnel", "eth2", "udp")?;
         self.ask_all()?;
         self.shell.end_capture(capture)?;
@@ -208,7 +208,7 @@ impl Story<'_> {
         );
         self.apply(BOTH)?;
         self.shell
-            .run_well("kubectl wait --for=condition=Ready routingpolicy/default --timeout=60s")?;
+            .run_well("kubectl wait --for=condition=Ready routingpolicy/default --timeout=3m")?;
         self.ask_all()?;
         let node = self.cluster.lab().namespace("k8s-ctr");
         let routes = self.shell.run_well(&format!(
