@@ -136,6 +136,10 @@ impl Story<'_> {
             .run_well("kubectl rollout status deployment/webpod --timeout=3m | tail -n 1")?;
         self.shell
             .run_well("kubectl wait --for=condition=Ready pod/curl-pod --timeout=3m")?;
+        // The resolver's pod has just started, too, and a name that nobody resolves is waited for.
+        self.shell.run_well(
+            "kubectl exec curl-pod -- sh -c 'for i in $(seq 100); do curl -s -m 1 -o /dev/null http://webpod && break; sleep 0.2; done'",
+        )?;
         self.shell.run_well(
             "kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,IP:.status.podIP",
         )?;
