@@ -51,7 +51,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 pub use self::machine::Machine;
-pub use self::needs::missing;
+pub use self::needs::{cni_folder, missing};
 pub use self::traffic::Traffic;
 use crate::control_plane::Identity;
 use crate::kubectl::Kubectl;

@@ -80,6 +80,19 @@ impl Namespace {
         ip(Some(self), arguments)
     }
 
+    /// Gives nft(8) commands in this namespace.
+    pub fn nft(&self, commands: &str) -> Result<()> {
+        let output = self
+            .command("nft")
+            .arg(commands)
+            .output()
+            .context("cannot run nft")?;
+        if !output.status.success() {
+            bail!("nft {commands}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
+    }
+
     /// Runs several `ip` commands in this namespace, stopping at the first that fails.
     pub fn ip_batch(&self, lines: &[String]) -> Result<()> {
         let mut command = self.command("ip");

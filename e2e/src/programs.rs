@@ -164,17 +164,17 @@ pub fn first_missing<'a>(names: &[&'a str]) -> Option<&'a str> {
 
 /// Where PATH has a program.
 pub fn on_path(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .map(|directory| directory.join(name))
+    place_on(&env::var_os("PATH").unwrap_or_default(), name)
+}
+
+fn place_on(path: &OsStr, name: &str) -> Option<PathBuf> {
+    env::split_paths(path)
+        .map(|folder| folder.join(name))
         .find(|place| place.is_file())
 }
 
 /// The first of these programs that is not on a path of folders.
 pub fn first_missing_on<'a>(path: impl AsRef<OsStr>, names: &[&'a str]) -> Option<&'a str> {
-    let folders: Vec<PathBuf> = env::split_paths(&path).collect();
-    names
-        .iter()
-        .copied()
-        .find(|name| !folders.iter().any(|folder| folder.join(name).is_file()))
+    let path = path.as_ref();
+    names.iter().copied().find(|name| place_on(path, name).is_none())
 }

@@ -189,13 +189,22 @@ pub fn way(lab: &Lab, node: &str, cidr: &str) -> Result<String> {
 /// Streams of `rate` packets a second between the first pods of all nodes, one for each direction, with their names.
 pub fn streams_in_all_directions(lab: &Lab, rate: u32) -> Result<Vec<(String, Stream)>> {
     let pods = first_pods(lab)?;
-    let mut streams = Vec::new();
-    for (from, _) in &pods {
-        for (to, _) in pods.iter().filter(|(to, _)| to != from) {
-            streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, rate)?));
+    let names: Vec<&str> = pods.iter().map(|(pod, _)| pod.as_str()).collect();
+    in_both_directions(&names, |from, to| Stream::start(lab, from, to, rate))
+}
+
+/// What `start` makes of each pair of pods and each of its directions, with the direction's name.
+pub fn in_both_directions<T>(
+    pods: &[&str],
+    start: impl Fn(&str, &str) -> Result<T>,
+) -> Result<Vec<(String, T)>> {
+    let mut started = Vec::new();
+    for from in pods {
+        for to in pods.iter().filter(|to| *to != from) {
+            started.push((format!("{from} to {to}"), start(from, to)?));
         }
     }
-    Ok(streams)
+    Ok(started)
 }
 
 /// A stream of `rate` packets a second from one pod to another in every family that both have.
@@ -213,6 +222,12 @@ pub fn streams_between(lab: &Lab, from: &Pod, to: &Pod, rate: u32) -> Result<Vec
 
 /// Ends streams; each must have sent something, and have lost and doubled nothing.
 pub fn ensure_none_lost(streams: Vec<(String, Stream)>) -> Result<()> {
+    count_unless_lost(streams).map(drop)
+}
+
+/// The same, and how many packets they were.
+pub fn count_unless_lost(streams: Vec<(String, Stream)>) -> Result<u64> {
+    let mut sent = 0;
     for (direction, stream) in streams {
         let report = stream.finish()?;
         ensure!(
@@ -223,6 +238,7 @@ pub fn ensure_none_lost(streams: Vec<(String, Stream)>) -> Result<()> {
             report.lost == 0 && report.duplicated == 0,
             "{direction}: {report:?}"
         );
+        sent += report.sent;
     }
-    Ok(())
+    Ok(sent)
 }

@@ -134,27 +134,13 @@ fn bypass(context: &mut Context) -> Result<()> {
     Ok(())
 }
 
-fn nft(lab: &Lab, node: &str, rules: &str) -> Result<()> {
-    let output = lab
-        .namespace(node)
-        .command("nft")
-        .arg(rules)
-        .output()
-        .context("cannot run nft")?;
-    ensure!(
-        output.status.success(),
-        "nft {rules}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
 /// Takes the table away however the scenario ends.
 struct Table<'a>(&'a Lab, String);
 
 impl<'a> Table<'a> {
     fn add(lab: &'a Lab, node: &str, rules: &str) -> Result<Self> {
-        nft(lab, node, &format!("add table inet test; {rules}"))?;
+        lab.namespace(node)
+            .nft(&format!("add table inet test; {rules}"))?;
         Ok(Self(lab, node.to_owned()))
     }
 }
@@ -162,7 +148,7 @@ impl<'a> Table<'a> {
 impl Drop for Table<'_> {
     fn drop(&mut self) {
         // Where it is gone already there is nothing to do.
-        let _ = nft(self.0, &self.1, "delete table inet test");
+        let _ = self.0.namespace(&self.1).nft("delete table inet test");
     }
 }
 

@@ -8,7 +8,9 @@ use podlane_e2e::control_plane::node_object;
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::{Context, Scenario, run};
-use podlane_e2e::story::{apply, ensure_none_lost, native_and_vxlan, vxlan, wait_until_ready};
+use podlane_e2e::story::{
+    apply, ensure_none_lost, in_both_directions, native_and_vxlan, vxlan, wait_until_ready,
+};
 use podlane_e2e::topology::Topology;
 use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::wait_until;
@@ -48,13 +50,7 @@ fn main() -> ExitCode {
 
 /// Streams of numbered packets between the pods of three nodes, which all were there before.
 fn streams(lab: &Lab, between: &[&str]) -> Result<Vec<(String, Stream)>> {
-    let mut streams = Vec::new();
-    for from in between {
-        for to in between.iter().filter(|to| *to != from) {
-            streams.push((format!("{from} to {to}"), Stream::start(lab, from, to, 500)?));
-        }
-    }
-    Ok(streams)
+    in_both_directions(between, |from, to| Stream::start(lab, from, to, 500))
 }
 
 fn joins(context: &mut Context) -> Result<()> {

@@ -84,7 +84,7 @@ pub async fn run(options: options::Agent, bpffs: PathBuf, cni: Option<Directory>
         ready: Err("what this node is told has yet to be read from the API server".to_owned()),
         passes: 0,
         connection,
-        cleaner: Cleaner::new(bpffs.clone()),
+        cleaner: Cleaner::default(),
         bpffs,
     };
     tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "running");
@@ -150,10 +150,10 @@ struct Agent {
     datapath: Datapath,
     /// Where the CNI configuration is kept; none: another plugin connects this node's pods.
     cni: Option<Directory>,
-    /// Where the programs are pinned, and where it is said that the node has its routes.
-    bpffs: PathBuf,
     /// What became of it in the last pass.
     connected: Option<Result<String, Hindrance>>,
+    /// Where the programs are pinned, and where it is said that the node has its routes.
+    bpffs: PathBuf,
     /// Whether the node was as it should be after the last pass: its state applied, and its lanes proved; or why not.
     ready: Result<(), String>,
     passes: u64,
@@ -268,7 +268,9 @@ impl Agent {
             own_port: self.kernel.port(),
             own_netfilter_port: self.kernel.netfilter_port(),
         });
-        let result = self.cleaner.clean(&mut self.kernel, self.cni.as_ref());
+        let result = self
+            .cleaner
+            .clean(&mut self.kernel, &self.bpffs, self.cni.as_ref());
         self.ready = match &result {
             Ok(()) => Ok(()),
             Err(why) => Err(format!("the node is not clean: {why:#}")),

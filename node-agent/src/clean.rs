@@ -7,7 +7,7 @@ use podlane_plan::backoff::Backoff;
 use podlane_plan::diff::diff;
 use podlane_plan::kernel::KernelState;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// How long to wait between attempts that leave something.
@@ -16,30 +16,34 @@ const AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(
 /// Cleans for a running agent, for as long as it is told so.
 #[derive(Debug)]
 pub struct Cleaner {
-    bpffs: PathBuf,
     is_at_work: bool,
     backoff: Backoff,
 }
 
-impl Cleaner {
-    /// `bpffs`: where the programs are pinned.
-    pub const fn new(bpffs: PathBuf) -> Self {
+impl Default for Cleaner {
+    fn default() -> Self {
         Self {
-            bpffs,
             is_at_work: false,
             backoff: AGAIN,
         }
     }
+}
 
-    /// Removes what there is of ours: also what came to be since the last time.
+impl Cleaner {
+    /// Removes what there is of ours: also what came to be since the last time. `bpffs`: where the programs are pinned.
     ///
     /// # Errors
     /// As [`clean`] has them.
-    pub fn clean(&mut self, kernel: &mut Kernel, cni: Option<&Directory>) -> anyhow::Result<()> {
+    pub fn clean(
+        &mut self,
+        kernel: &mut Kernel,
+        bpffs: &Path,
+        cni: Option<&Directory>,
+    ) -> anyhow::Result<()> {
         if !std::mem::replace(&mut self.is_at_work, true) {
             tracing::info!("told to take everything of Podlane's off this node");
         }
-        let result = clean(kernel, &self.bpffs, cni);
+        let result = clean(kernel, bpffs, cni);
         if let Err(why) = &result {
             tracing::error!("the node is not clean: {why:#}");
         }

@@ -160,6 +160,19 @@ impl Cluster {
         Ok(pods)
     }
 
+    /// Has one of Podlane's pods deleted, without waiting for its end; `more` are further words to kubectl.
+    pub fn delete_podlane_pod(&self, pod: &str, more: &[&str]) -> Result<()> {
+        let delete = [
+            "delete",
+            "pod",
+            pod,
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "--wait=false",
+        ];
+        self.kubectl()?.run(&[&delete, more].concat()).map(drop)
+    }
+
     /// The name of the agent's pod on a node, of one that is not about to go.
     pub fn agent_of(&self, node: &str) -> Result<String> {
         let on = format!("--field-selector=spec.nodeName={node}");

@@ -138,8 +138,11 @@ impl Machine {
     /// Starts the container runtime and waits until it answers.
     pub fn start_containerd(&mut self) -> Result<()> {
         let file = self.folder.join("containerd.toml");
-        fs::write(&file, settings::containerd(needs::cni_folder()?))
-            .context("cannot write containerd's configuration")?;
+        fs::write(
+            &file,
+            settings::containerd(needs::cni_folder(&needs::CNI_PLUGINS)?),
+        )
+        .context("cannot write containerd's configuration")?;
         let mut program = self.program(
             "containerd",
             ["containerd", "--config", &file.display().to_string()],
@@ -277,7 +280,7 @@ impl Machine {
         )
     }
 
-    /// Starts kube-proxy. Limits of connection tracking are the whole machine's: it sets none.
+    /// Starts kube-proxy.
     pub fn start_proxy(
         &mut self,
         programs: &ClusterPrograms,
@@ -286,25 +289,14 @@ impl Machine {
         (node, topology): (&Node, &Topology),
     ) -> Result<()> {
         let kubeconfig = control_plane.kubeconfig_for(&Identity::Proxy, node)?;
-        let cidrs: Vec<String> = topology
-            .cluster_pod_cidrs
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let mut program = self.program(
-            "kube-proxy",
-            [
-                programs.kube_proxy.display().to_string(),
-                format!("--kubeconfig={}", kubeconfig.display()),
-                format!("--hostname-override={}", node.name),
-                format!("--proxy-mode={mode}"),
-                format!("--cluster-cidr={}", cidrs.join(",")),
-                "--conntrack-max-per-core=0".to_owned(),
-                "--conntrack-min=0".to_owned(),
-                "--conntrack-tcp-timeout-established=0s".to_owned(),
-                "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
-            ],
-        )?;
+        let mut words = vec![programs.kube_proxy.display().to_string()];
+        words.extend(settings::proxy_arguments(
+            &kubeconfig,
+            &mode.to_string(),
+            node,
+            topology,
+        ));
+        let mut program = self.program("kube-proxy", words)?;
         program.environment.push(("PATH".to_owned(), needs::path()));
         self.proxy = Some(Process::start(program, &self.ledger)?);
         Ok(())

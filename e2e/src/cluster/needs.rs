@@ -13,7 +13,7 @@ use crate::scenario;
 const CNI_FOLDERS: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
 
 /// What Podlane's CNI configuration calls, what every container runtime does, and another way to connect pods.
-const CNI_PLUGINS: [&str; 5] = ["ptp", "host-local", "portmap", "loopback", "bridge"];
+pub(super) const CNI_PLUGINS: [&str; 5] = ["ptp", "host-local", "portmap", "loopback", "bridge"];
 
 /// What this machine lacks for a cluster; none when it can have one.
 pub fn missing() -> Option<String> {
@@ -36,25 +36,25 @@ pub fn missing() -> Option<String> {
             programs::first_missing_on(path(), &needed)
                 .map(|name| format!("{name} is not installed; `make deps` installs what is missing"))
         })
-        .or_else(|| cni_folder().err().map(|error| format!("{error:#}")))
+        .or_else(|| cni_folder(&CNI_PLUGINS).err().map(|error| format!("{error:#}")))
         .or_else(|| images::busybox_path().err().map(|error| format!("{error:#}")))
         .or_else(cgroups::missing)
         .or_else(|| ClusterPrograms::find().err().map(|error| format!("{error:#}")))
 }
 
-/// The folder that has all CNI plugins that the cluster needs.
-pub(super) fn cni_folder() -> Result<&'static str> {
+/// The folder that has all of these CNI plugins.
+pub fn cni_folder(plugins: &[&str]) -> Result<&'static str> {
     CNI_FOLDERS
         .into_iter()
         .find(|folder| {
-            CNI_PLUGINS
+            plugins
                 .iter()
                 .all(|plugin| Path::new(folder).join(plugin).is_file())
         })
         .with_context(|| {
             format!(
                 "the CNI plugins {} are not in {}; `make deps` installs them",
-                CNI_PLUGINS.join(", "),
+                plugins.join(", "),
                 CNI_FOLDERS.join(" nor in ")
             )
         })

@@ -1,10 +1,30 @@
-//! What the programs of a node are told: the container runtime and the kubelet.
+//! What the programs of a node are told: the container runtime, the kubelet and kube-proxy.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
 use crate::control_plane::KUBERNETES_DNS;
+use crate::topology::{Node, Topology};
+
+/// kube-proxy's arguments. Limits of connection tracking are the whole machine's, not the network namespace's: it sets none.
+pub fn proxy_arguments(kubeconfig: &Path, mode: &str, node: &Node, topology: &Topology) -> Vec<String> {
+    let cidrs: Vec<String> = topology
+        .cluster_pod_cidrs
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    vec![
+        format!("--kubeconfig={}", kubeconfig.display()),
+        format!("--hostname-override={}", node.name),
+        format!("--proxy-mode={mode}"),
+        format!("--cluster-cidr={}", cidrs.join(",")),
+        "--conntrack-max-per-core=0".to_owned(),
+        "--conntrack-min=0".to_owned(),
+        "--conntrack-tcp-timeout-established=0s".to_owned(),
+        "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
+    ]
+}
 
 /// The runtime's socket, as every program on a node sees it.
 pub const RUNTIME_SOCKET: &str = "/run/containerd/containerd.sock";

@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::Cluster;
+use crate::story;
 use crate::traffic::Stream;
 
 /// Packets a second of each stream.
@@ -19,14 +20,9 @@ pub struct Traffic {
 impl Traffic {
     /// Starts it between pods that were entered.
     pub fn between(cluster: &Cluster, pods: &[&str]) -> Result<Self> {
-        let mut streams = Vec::new();
-        let mut processes = Vec::new();
-        for from in pods {
-            processes.push(((*from).to_owned(), cluster.pod_process("default", from)?));
-            for to in pods.iter().filter(|to| *to != from) {
-                streams.push((format!("{from} to {to}"), cluster.stream(from, to, RATE)?));
-            }
-        }
+        let process = |pod: &&str| Ok(((*pod).to_owned(), cluster.pod_process("default", pod)?));
+        let processes = pods.iter().map(process).collect::<Result<_>>()?;
+        let streams = story::in_both_directions(pods, |from, to| cluster.stream(from, to, RATE))?;
         Ok(Self { streams, processes })
     }
 
@@ -39,19 +35,7 @@ impl Traffic {
                 "{pod} was started again: its packets prove nothing"
             );
         }
-        let mut sent = 0;
-        for (direction, stream) in self.streams {
-            let report = stream.finish()?;
-            ensure!(
-                report.sent > 100,
-                "{direction}: hardly anything was sent: {report:?}"
-            );
-            ensure!(
-                report.lost == 0 && report.duplicated == 0,
-                "{direction}: {report:?}"
-            );
-            sent += report.sent;
-        }
+        let sent = story::count_unless_lost(self.streams)?;
         eprintln!("{what}: {sent} packets, 0 lost, 0 doubled");
         Ok(())
     }

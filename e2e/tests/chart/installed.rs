@@ -98,6 +98,24 @@ pub(crate) fn start_agents(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// Ends every agent, also one that is stopped, and deletes its pod.
+pub(crate) fn end_agents(lab: &mut Lab) -> Result<()> {
+    lab.kubectl()?.run(&[
+        "delete",
+        "pods",
+        "--all",
+        "-n",
+        SYSTEM_NAMESPACE,
+        "--force",
+        "--grace-period=0",
+    ])?;
+    for node in NODES {
+        lab.agent(node)?.thaw()?;
+        lab.agent(node)?.stop(SOON)?;
+    }
+    Ok(())
+}
+
 /// Waits until all policies are as declared.
 pub(crate) fn wait_until_ready(lab: &Lab) -> Result<()> {
     let all = [

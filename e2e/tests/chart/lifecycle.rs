@@ -7,7 +7,8 @@ use podlane_e2e::scenario::Context;
 use podlane_e2e::wait::wait_until;
 
 use super::installed::{
-    NODES, SOON, daemon_set, helm, release, running, start_agents, start_operator, wait_until_ready,
+    NODES, SOON, daemon_set, end_agents, helm, release, running, start_agents, start_operator,
+    wait_until_ready,
 };
 use super::uninstall::network_unavailable;
 
@@ -52,19 +53,7 @@ fn upgrade(lab: &mut Lab, values: &[&str]) -> Result<()> {
         ensure!(now != before, "still {before}");
         Ok(())
     })?;
-    let kubectl = lab.kubectl()?.clone();
-    kubectl.run(&[
-        "delete",
-        "pods",
-        "--all",
-        "-n",
-        SYSTEM_NAMESPACE,
-        "--force",
-        "--grace-period=0",
-    ])?;
-    for node in NODES {
-        lab.agent(node)?.stop(SOON)?;
-    }
+    end_agents(lab)?;
     start_agents(lab)
 }
 

@@ -17,7 +17,8 @@ use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use super::installed::{
-    NODES, SOON, daemon_set, helm, release, running, start_agents, start_operator, wait_until_ready,
+    NODES, SOON, daemon_set, end_agents, helm, release, running, start_agents, start_operator,
+    wait_until_ready,
 };
 
 /// How long a Job may take: the operator's lease, and as long as the scenarios have agents waited for.
@@ -127,19 +128,7 @@ fn run_job(
     meanwhile(lab)?;
     let ended = process.wait(JOB_WITHIN)?;
     if daemon_set(lab).is_err() {
-        kubectl.run(&[
-            "delete",
-            "pods",
-            "--all",
-            "-n",
-            SYSTEM_NAMESPACE,
-            "--force",
-            "--grace-period=0",
-        ])?;
-        for node in NODES {
-            lab.agent(node)?.thaw()?;
-            lab.agent(node)?.stop(SOON)?;
-        }
+        end_agents(lab)?;
     }
     end_job(kubectl, ended.success())?;
     let log = fs::read_to_string(process.log())?;

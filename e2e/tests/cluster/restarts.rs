@@ -1,6 +1,7 @@
 //! The programs of a node, restarted under its pods.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use podlane_e2e::cluster::Traffic;
 use podlane_e2e::scenario::Context;
 
 use super::installed;
@@ -11,11 +12,7 @@ pub(crate) fn under_traffic(context: &mut Context) -> Result<()> {
     for (pod, node) in [("ping-ctr", "k8s-ctr"), ("ping-w0", "k8s-w0")] {
         cluster.add_pod(pod, node)?;
     }
-    let streams = [
-        cluster.stream("ping-ctr", "ping-w0", 500)?,
-        cluster.stream("ping-w0", "ping-ctr", 500)?,
-    ];
-    let process = cluster.pod_process("default", "ping-w0")?;
+    let traffic = Traffic::between(cluster, &["ping-ctr", "ping-w0"])?;
     // A kubelet that is just starting ends when its container runtime goes away; one that runs waits for it.
     let machine = cluster.machine("k8s-w0")?;
     machine.containerd()?.restart()?;
@@ -25,14 +22,5 @@ pub(crate) fn under_traffic(context: &mut Context) -> Result<()> {
     machine.proxy()?.restart()?;
     cluster.wait_for_nodes()?;
     cluster.wait_for_policy()?;
-    ensure!(
-        cluster.pod_process("default", "ping-w0")? == process,
-        "the pod was restarted: its packets prove nothing"
-    );
-    for stream in streams {
-        let report = stream.finish()?;
-        ensure!(report.sent > 100, "hardly anything was sent: {report:?}");
-        ensure!(report.lost == 0 && report.duplicated == 0, "{report:?}");
-    }
-    Ok(())
+    traffic.ensure_none_lost(cluster, "a node's programs restarted")
 }

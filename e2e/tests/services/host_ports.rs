@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use podlane_e2e::cluster::cni_folder;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::story::SETTLED_WITHIN;
 use podlane_e2e::topology::{INTERNET, Node, Pod};
@@ -17,9 +18,6 @@ use serde_json::{Value, json};
 use crate::asks::{Ask, Asker, router_address};
 use crate::servers::{Answer, PORT, Server, Sizes, ask_tcp};
 
-/// Where distributions and Kubernetes' own packages put the plugins.
-const PLACES: [&str; 2] = ["/usr/lib/cni", "/opt/cni/bin"];
-
 /// The nodes' port that leads to the pod.
 const HOST_PORT: u16 = 8088;
 
@@ -28,17 +26,8 @@ pub(crate) fn missing() -> Option<String> {
     plugins().err().map(|error| format!("{error:#}"))
 }
 
-fn plugins() -> Result<PathBuf> {
-    let has_all = |place: &&&str| {
-        ["ptp", "host-local", "portmap"]
-            .iter()
-            .all(|plugin| Path::new(**place).join(plugin).is_file())
-    };
-    PLACES
-        .iter()
-        .find(has_all)
-        .map(PathBuf::from)
-        .with_context(|| format!("the CNI plugins are not in {}", PLACES.join(" nor ")))
+fn plugins() -> Result<&'static Path> {
+    cni_folder(&["ptp", "host-local", "portmap"]).map(Path::new)
 }
 
 /// Where a node's agent writes the CNI configuration.
@@ -197,7 +186,7 @@ impl Attachment {
             .env("CNI_CONTAINERID", &self.id)
             .env("CNI_NETNS", lab.namespace(&self.id).path())
             .env("CNI_IFNAME", "eth0")
-            .env("CNI_PATH", &place)
+            .env("CNI_PATH", place)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -282,21 +282,6 @@ fn ensure_silent(namespace: &Namespace, target: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn nft(lab: &Lab, node: &str, rules: &str) -> Result<()> {
-    let output = lab
-        .namespace(node)
-        .command("nft")
-        .arg(rules)
-        .output()
-        .context("cannot run nft")?;
-    ensure!(
-        output.status.success(),
-        "nft {rules}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
-}
-
 #[allow(
     clippy::print_stderr,
     reason = "a test program tells on standard error what it counted"

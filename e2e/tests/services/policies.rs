@@ -10,9 +10,9 @@ use podlane_e2e::lab::Lab;
 
 use crate::conversations::Conversation;
 use crate::over::Over;
+use crate::say;
 use crate::servers::{PORT, Sizes, ask_tcp};
 use crate::workload::Workload;
-use crate::{nft, say};
 
 /// How long an established flow may go on after it is refused. The lease is a second; the rest is for a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +30,8 @@ impl<'a> Policy<'a> {
     fn enforce(lab: &'a Lab, node: &'a str, rules: &str) -> Result<Self> {
         let chain =
             format!("chain forward {{ type filter hook forward priority filter; policy accept; {rules} }};");
-        nft(lab, node, &format!("table inet network_policies {{ {chain} }}"))?;
+        lab.namespace(node)
+            .nft(&format!("table inet network_policies {{ {chain} }}"))?;
         Ok(Self { lab, node })
     }
 }
@@ -38,7 +39,10 @@ impl<'a> Policy<'a> {
 impl Drop for Policy<'_> {
     fn drop(&mut self) {
         // Nothing to do about a failure: the lab goes with the scenario that fails.
-        let _ = nft(self.lab, self.node, "delete table inet network_policies");
+        let _ = self
+            .lab
+            .namespace(self.node)
+            .nft("delete table inet network_policies");
     }
 }
 

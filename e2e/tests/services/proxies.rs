@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use podlane_e2e::cluster::settings::proxy_arguments;
 use podlane_e2e::control_plane::Identity;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::process::{Process, Program};
@@ -44,35 +45,12 @@ pub(crate) struct Proxies {
 impl Proxies {
     /// Starts them; their rules come soon after.
     pub(crate) fn start(lab: &mut Lab, mode: Mode) -> Result<Self> {
-        let nodes = lab.topology().nodes.clone();
-        let cluster = lab
-            .topology()
-            .cluster_pod_cidrs
-            .first()
-            .context("no pod CIDRs")?
-            .to_string();
+        let topology = lab.topology().clone();
         let mut processes = Vec::new();
-        for node in nodes {
-            let kubeconfig = lab.control_plane()?.kubeconfig_for(&Identity::Proxy, &node)?;
-            let kubeconfig = kubeconfig.display().to_string();
-            let program = program(
-                lab,
-                &node.name,
-                mode,
-                "",
-                &[
-                    ["--kubeconfig", &kubeconfig],
-                    ["--hostname-override", &node.name],
-                    ["--proxy-mode", mode.argument()],
-                    ["--cluster-cidr", &cluster],
-                    // Those parameters are the machine's, not the network namespace's.
-                    ["--conntrack-max-per-core", "0"],
-                    ["--conntrack-min", "0"],
-                    ["--conntrack-tcp-timeout-established", "0"],
-                    ["--conntrack-tcp-timeout-close-wait", "0"],
-                ]
-                .concat(),
-            )?;
+        for node in &topology.nodes {
+            let kubeconfig = lab.control_plane()?.kubeconfig_for(&Identity::Proxy, node)?;
+            let arguments = proxy_arguments(&kubeconfig, mode.argument(), node, &topology);
+            let program = program(lab, &node.name, mode, "", arguments)?;
             processes.push(Process::start(program, lab.ledger())?);
         }
         Ok(Self { mode, processes })
@@ -90,7 +68,7 @@ impl Proxies {
         }
         let mut cleaning = Vec::new();
         for node in &lab.topology().nodes {
-            let program = program(lab, &node.name, self.mode, "-cleanup", &["--cleanup"])?;
+            let program = program(lab, &node.name, self.mode, "-cleanup", ["--cleanup".to_owned()])?;
             cleaning.push(Process::start(program, lab.ledger())?);
         }
         for mut process in cleaning {
@@ -101,10 +79,16 @@ impl Proxies {
     }
 }
 
-fn program(lab: &Lab, node: &str, mode: Mode, what: &str, arguments: &[&str]) -> Result<Program> {
+fn program(
+    lab: &Lab,
+    node: &str,
+    mode: Mode,
+    what: &str,
+    arguments: impl IntoIterator<Item = String>,
+) -> Result<Program> {
     let words = [ClusterPrograms::find()?.kube_proxy.display().to_string()]
         .into_iter()
-        .chain(arguments.iter().map(|&argument| argument.to_owned()));
+        .chain(arguments);
     let mut program = Program::new(format!("kube-proxy-{node}{what}"), words).within(&lab.namespace(node));
     if mode == Mode::IptablesLegacy {
         let path = std::env::var("PATH").unwrap_or_default();

@@ -49,21 +49,13 @@ fn end_agent(cluster: &Cluster, node: &str, round: u64, index: u64) -> Result<()
     if (round + index) % 3 == 1 {
         kill_process(cluster, &pod)?;
     }
-    let gently = if (round + index) % 3 == 2 { "30" } else { "0" };
-    let grace = format!("--grace-period={gently}");
-    let mut delete = vec![
-        "delete",
-        "pod",
-        &pod,
-        "--namespace",
-        SYSTEM_NAMESPACE,
-        "--wait=false",
-        &grace,
-    ];
-    if gently == "0" {
-        delete.push("--force");
-    }
-    cluster.kubectl()?.run(&delete)?;
+    let gently = (round + index) % 3 == 2;
+    let how: &[&str] = if gently {
+        &["--grace-period=30"]
+    } else {
+        &["--grace-period=0", "--force"]
+    };
+    cluster.delete_podlane_pod(&pod, how)?;
     wait_until(&format!("another agent on {node}"), BACK_WITHIN, || {
         let now = cluster.agent_of(node)?;
         ensure!(now != pod, "{pod} is still there");

@@ -31,14 +31,7 @@ pub(crate) fn killed_in_changes(context: &mut Context) -> Result<()> {
             kill(Pid::from_raw(process), Signal::SIGKILL).context("cannot kill the operator")?;
         }
         // The killed one, too: the kubelet would wait longer each time before it starts the same pod's container again.
-        cluster.kubectl()?.run(&[
-            "delete",
-            "pod",
-            &pod,
-            "--namespace",
-            SYSTEM_NAMESPACE,
-            "--wait=false",
-        ])?;
+        cluster.delete_podlane_pod(&pod, &[])?;
         cluster.wait_for_policy()?;
     }
     traffic.ensure_none_lost(
