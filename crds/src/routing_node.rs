@@ -145,6 +145,12 @@ pub struct RoutingNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<LaneCounts>,
 
+    /// All peers that the agent has been told of, their addresses and pod CIDRs in one number of 16 hexadecimal digits: by it the operator
+    /// knows that the agent has heard of a change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16), regex(pattern = r"^[0-9a-f]{16}$"))]
+    pub membership: Option<String>,
+
     /// Up to 64 peers by name: those that are not as declared first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]

@@ -3,10 +3,12 @@
 mod replug;
 
 use std::fs;
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use fnv::FnvHasher;
 use ipnet::{IpNet, Ipv4Net};
 
 use crate::interrupt;
@@ -49,9 +51,9 @@ impl Naming {
             return "podlane-lab".to_owned();
         }
         // Interface names have 15 characters at most: FNV-1a tells the labs apart.
-        let hash = self.lab.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let mut hash = FnvHasher::default();
+        hash.write(self.lab.as_bytes());
+        let hash = hash.finish();
         format!("podlane{:08x}", (hash >> 32) ^ (hash & 0xffff_ffff))
     }
 }

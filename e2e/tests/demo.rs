@@ -38,7 +38,7 @@ fn told(context: &mut Context) -> Result<()> {
     let story = String::from_utf8_lossy(&output.stdout);
     ensure!(
         output.status.success(),
-        "{story}\n{}",
+        "{}\n{story}",
         String::from_utf8_lossy(&output.stderr)
     );
     for sign in [

@@ -8,6 +8,7 @@ use podlane_plan::desired::{Assignment, Desired, Peer, desired, devices, local_l
 use podlane_plan::diff::{Operation, diff, open_devices};
 use podlane_plan::kernel::{Item, KernelState, Route, RouteTarget, UnderlayAddress};
 use podlane_plan::lane::{Lane, Tunnel};
+use podlane_plan::membership::Membership;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -29,6 +30,8 @@ pub struct Unfinished {
 pub struct Outcome {
     /// What the kernel should hold, and how peers are reached.
     pub desired: Desired,
+    /// The peers that this was planned for.
+    pub membership: Membership,
     /// The node's addresses on its devices.
     pub underlay: Vec<UnderlayAddress>,
     /// What could not be done. Devices that cannot be opened are among the plan's notes instead.
@@ -250,7 +253,12 @@ impl<'a> Pass<'a> {
             sends_on.extend(held_lanes(&seen.observed.ours));
         }
         let said = |why: &String| unavailable.values().any(|said| said == why);
+        let peers = self.peers.iter();
         Outcome {
+            membership: peers
+                .filter(|(name, _)| desired.peers.contains_key(*name))
+                .map(|(name, peer)| peer.membership(name))
+                .collect(),
             desired,
             underlay: seen.observed.underlay,
             settled,

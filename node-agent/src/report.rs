@@ -181,6 +181,7 @@ fn tell(status: &mut RoutingNodeStatus, assignment: &Assignment, outcome: &Outco
     let counts = counts(desired);
     status.lanes = Some(line(&counts));
     status.counts = Some(counts);
+    status.membership = Some(outcome.membership.to_string());
     status.peers = peers(desired);
 }
 

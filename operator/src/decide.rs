@@ -12,6 +12,7 @@ mod holdings;
 mod network;
 mod policy_status;
 mod readiness;
+mod roster;
 #[cfg(test)]
 mod simulation;
 mod slices;
@@ -30,6 +31,7 @@ use k8s_openapi::jiff::Timestamp;
 use podlane_crds::PeerEntry;
 use podlane_plan::cluster::{Admission, admit};
 use podlane_plan::pool::Allocation;
+use roster::Roster;
 use std::collections::BTreeMap;
 
 /// What follows from a picture of the cluster.
@@ -62,6 +64,7 @@ struct View<'a> {
     governed: &'a govern::Governed<'a>,
     told: &'a tell::Told,
     listed: &'a Listed<'a>,
+    roster: &'a Roster,
     now: Timestamp,
 }
 
@@ -76,12 +79,14 @@ pub fn decide(world: &World, now: Timestamp) -> Decision {
         admission: &admission,
     };
     let told = tell::tell(world, pod_cidrs, &governed, &listed, now);
+    let roster = Roster::of(world, &told, &listed);
     let view = View {
         world,
         admission: &admission,
         governed: &governed,
         told: &told,
         listed: &listed,
+        roster: &roster,
         now,
     };
     let mut writes = slices::writes(&view);

@@ -20,6 +20,7 @@ use crate::datapath::DatapathOptions;
 use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
 use crate::lane::{Lane, Tunnel, tunnel_overhead};
 use crate::masquerade::{MasqueradeOptions, masquerade};
+use crate::membership::Membership;
 use crate::pair::{NodeAddress, Refusal};
 use crate::policy::Applied;
 use crate::probes::{Doubt, ProbeKey, Proofs, Target};
@@ -87,6 +88,14 @@ pub struct Peer {
     /// What its programs know probes by; none: they answer none.
     #[serde(default)]
     pub probe_key: Option<ProbeKey>,
+}
+
+impl Peer {
+    /// Its part of what a node knows of the others; `name` is its node's.
+    pub fn membership(&self, name: &str) -> Membership {
+        let addresses = self.addresses.iter().map(|address| address.address);
+        Membership::of(name, addresses, self.pod_cidrs.iter().copied())
+    }
 }
 
 /// How a peer is reached.

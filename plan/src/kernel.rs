@@ -6,10 +6,12 @@ pub use observed::{Capabilities, ForeignRoute, NextHop, Observed, UnderlayAddres
 
 use crate::lane::{Tunnel, TunnelProtocol};
 use crate::masquerade::Masquerade;
+use fnv::FnvHasher;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Podlane's route protocol number (`rtm_protocol`), on every route that is ours and on no other. Unused in the kernel's
@@ -68,13 +70,9 @@ impl MacAddress {
                 Self([0x02, 0x50, a, b, c, d])
             }
             IpAddr::V6(address) => {
-                let hash = address
-                    .octets()
-                    .iter()
-                    .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-                        (hash ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3)
-                    });
-                let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+                let mut hash = FnvHasher::default();
+                hash.write(&address.octets());
+                let [a, b, c, d, e, f, g, h] = hash.finish().to_be_bytes();
                 Self([0x06, a ^ f, b ^ g, c ^ h, d, e])
             }
         }

@@ -27,6 +27,7 @@ pub mod kernel;
 pub mod lane;
 pub mod machine;
 pub mod masquerade;
+pub mod membership;
 pub mod pair;
 pub mod policy;
 pub mod pool;

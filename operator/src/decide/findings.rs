@@ -307,8 +307,8 @@ pub(super) fn waits(view: &View<'_>, assessment: &Assessment<'_>) -> Option<Find
                 Wait::Moving => agree(one, "is changing lanes", "are changing lanes"),
                 Wait::Counting => agree(
                     one,
-                    "has yet to hear of all other nodes",
-                    "have yet to hear of all other nodes",
+                    "has yet to hear what the other nodes are now",
+                    "have yet to hear what the other nodes are now",
                 ),
                 Wait::Untold => agree(one, "has yet to be told", "have yet to be told"),
             };

@@ -16,7 +16,7 @@ pub(super) enum Wait {
     Behind,
     /// It has yet to move to another lane.
     Moving,
-    /// It has yet to hear of all other nodes.
+    /// It has yet to hear of all other nodes, or of their addresses and pod CIDRs as they are now.
     Counting,
     /// It has yet to be told.
     Untold,
@@ -107,10 +107,9 @@ fn assess_node<'a>(
     if !report.is_ready {
         return assess_unready(place, record.number, report, assessment);
     }
-    let others = view.world.nodes.all().len().saturating_sub(1);
     if !report.sends_on.is_subset(&view.told.wanted) {
         assessment.waiting.push((place, Wait::Moving));
-    } else if report.peers as usize != others {
+    } else if !view.roster.is_known_to(place, report) {
         assessment.waiting.push((place, Wait::Counting));
     } else {
         assessment.ready += 1;

@@ -407,7 +407,7 @@ impl Cluster {
         };
         let status = json!({
             "observedGeneration": agent.acted_on, "probeKey": agent.key.map(|key| key.to_string()), "sendsOn": sends_on, "receivesOn": agent.open,
-            "counts": {"total": agent.used.len()},
+            "counts": {"total": agent.used.len()}, "membership": agent.membership.to_string(),
             "underlay": agent.spec.addresses.iter().map(|address|
                 json!({"address": address, "prefixLength": 24, "device": "eth0", "mtu": 1500})).collect::<Vec<_>>(),
             "peers": troubles.iter().map(|(peer, why)| json!({"name": peer, "lane": "refused",

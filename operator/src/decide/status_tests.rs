@@ -55,6 +55,35 @@ fn a_tie_is_named_on_both_and_changes_nothing() {
 }
 
 #[test]
+fn a_policy_is_ready_when_every_node_knows_the_others_as_they_are_now() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+    cluster.settle();
+    cluster.node("k8s-w0", 2, &["192.168.20.100"], &["172.20.9.0/24"]);
+    // One agent has its turn later than the others.
+    for _ in 0..3 {
+        cluster.pass();
+        for agent in ["k8s-w0", "k8s-w1"] {
+            for step in Step::ALL {
+                cluster.step(agent, step);
+            }
+        }
+    }
+    assert_eq!(
+        cluster.object("RoutingPolicy", "default")["status"]["nodesReady"],
+        "2/3"
+    );
+    let (status, reason, message) = cluster.condition("default", "Ready");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "Progressing"));
+    assert_eq!(
+        message,
+        "waiting for k8s-ctr. k8s-ctr has yet to hear what the other nodes are now"
+    );
+    cluster.settle();
+    assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
+}
+
+#[test]
 fn an_unreadable_policy_is_named_and_its_last_good_version_stays() {
     let mut cluster = Cluster::of_three();
     cluster.policy("default", 1, json!({"routingMode": "tunnel"}));

@@ -5,8 +5,10 @@
 
 use super::agent_labels;
 use crate::configuration::Agents;
+use fnv::FnvHasher;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The label by which a pod tells from which template it is.
@@ -209,13 +211,9 @@ fn probed(metrics: &str, path: &str, more: &Value) -> Value {
 
 /// FNV-1a, 64 bits, of the JSON, whose members are in the order of their names.
 fn fingerprint(template: &Value) -> String {
-    let hash = template
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
-            (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-    format!("{hash:016x}")
+    let mut hash = FnvHasher::default();
+    hash.write(template.to_string().as_bytes());
+    format!("{:016x}", hash.finish())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use podlane_crds::{
     ConditionType, Encapsulation, RoutingNode, RoutingNodeSpec, RoutingNodeStatus, UnderlayLink,
 };
 use podlane_plan::lane::Lane;
+use podlane_plan::membership::Membership;
 use podlane_plan::pair::Refusal;
 use podlane_plan::probes::{Doubt, ProbeKey};
 use std::collections::BTreeSet;
@@ -59,6 +60,8 @@ pub struct Report {
     pub pod_network: Option<(bool, Arc<str>, Arc<str>)>,
     /// How many peers it has been told of.
     pub peers: u32,
+    /// Which, with what addresses and pod CIDRs; none: its agent is of a version that does not say.
+    pub membership: Option<Membership>,
     /// The very agent that writes this; none: it is in no pod.
     pub instance: Option<Box<str>>,
     /// Whether eBPF programs encapsulate there, or why the kernel's drivers do; None: nothing is known of that.
@@ -169,6 +172,7 @@ impl Report {
             pod_network: condition(ConditionType::PodNetwork)
                 .map(|said| (said.status == "True", share(&said.reason), share(&said.message))),
             peers: status.counts.map_or(0, |counts| counts.total),
+            membership: status.membership.as_ref().and_then(|text| text.parse().ok()),
             instance: status.agent_instance.as_deref().map(Box::from),
             programs: status
                 .datapath

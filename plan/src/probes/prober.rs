@@ -5,7 +5,9 @@ use super::rounds::{LOOK, Round, Rounds};
 use super::series::{Series, WATCH};
 use super::{Answer, Doubt, Kind, Probe, Proofs, Standing, Tally, Target, Unsent};
 use crate::lane::Lane;
+use fnv::FnvHasher;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher as _;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -450,8 +452,8 @@ fn find<'a>(
 
 /// A peer's share of 256, by its name (FNV-1a).
 fn share(peer: &str) -> u32 {
-    let hash = peer.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
-    hash >> 24
+    let mut hash = FnvHasher::default();
+    hash.write(peer.as_bytes());
+    let [share, ..] = hash.finish().to_be_bytes();
+    u32::from(share)
 }

@@ -4,6 +4,7 @@ use crate::world::known_lanes;
 use podlane_crds::RoutingNodeSpec;
 use podlane_plan::desired::Peer;
 use podlane_plan::lane::Lane;
+use podlane_plan::membership::Membership;
 use podlane_plan::pair::{End, NodeAddress, Refusal, lane};
 use podlane_plan::probes::{ProbeKey, Prober, Target};
 use podlane_plan::protocol::choose;
@@ -39,6 +40,8 @@ pub(super) struct Agent {
     pub(super) peers: BTreeMap<String, Peer>,
     pub(super) open: BTreeSet<Lane>,
     pub(super) used: BTreeMap<String, Result<Lane, Refusal>>,
+    /// The peers that those were chosen for.
+    pub(super) membership: Membership,
     /// Peers that are not reached as wanted, and why.
     pub(super) troubles: BTreeMap<String, Refusal>,
     pub(super) acted_on: i64,
@@ -57,6 +60,7 @@ impl Agent {
             peers: BTreeMap::new(),
             open: BTreeSet::new(),
             used: BTreeMap::new(),
+            membership: Membership::default(),
             troubles: BTreeMap::new(),
             acted_on: 0,
             has_listed: false,
@@ -131,6 +135,8 @@ impl Agent {
         }
         let targets = targets.iter().map(|(name, targets)| (*name, targets.as_slice()));
         self.prober.aim("me", targets, now);
+        let peers = self.peers.iter();
+        self.membership = peers.map(|(name, peer)| peer.membership(name)).collect();
         self.used = used;
         self.troubles = troubles;
         self.open = may_open;
