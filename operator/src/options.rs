@@ -50,9 +50,12 @@ pub struct Options {
     /// The name of the lease that the leader holds.
     #[arg(long, default_value = "podlane-operator")]
     pub leader_election_id: String,
-    /// The name under which this operator leads; default: the host's, with something at random.
+    /// The name under which this operator leads; default: the pod's or else the host's, with something at random.
     #[arg(long)]
     pub identity: Option<String>,
+    /// The pod's name. (On the node's network its host name is the node's.)
+    #[arg(long, env = "POD_NAME")]
+    pub pod: Option<String>,
     /// Peers in one PeerSlice, at most.
     #[arg(long, hide = true, default_value_t = podlane_plan::slices::CAPACITY, value_parser = capacity)]
     pub slice_capacity: usize,
@@ -102,9 +105,10 @@ impl Options {
     /// The name under which this operator leads.
     pub fn identity(&self) -> String {
         self.identity.clone().unwrap_or_else(|| {
-            let host = hostname::get().ok().and_then(|host| host.into_string().ok());
-            let host = host.unwrap_or_else(|| "podlane-operator".to_owned());
-            format!("{host}_{:08x}", rand::random::<u32>())
+            let host = || hostname::get().ok().and_then(|host| host.into_string().ok());
+            let name = self.pod.clone().or_else(host);
+            let name = name.unwrap_or_else(|| "podlane-operator".to_owned());
+            format!("{name}_{:08x}", rand::random::<u32>())
         })
     }
 

@@ -45,9 +45,6 @@ pub enum RunError {
     /// A handler for signals could not be installed.
     #[error("cannot wait for signals: {0}")]
     Signals(#[from] std::io::Error),
-    /// Another operator may act from now on, so this one must not.
-    #[error("leadership is lost: {0}")]
-    Lost(#[from] Lost),
     /// An operator that was asked whether it is well is not.
     #[error("{0}")]
     Unwell(String),
@@ -112,48 +109,71 @@ pub async fn run(options: &Options) -> Result<(), RunError> {
         Some(file) => Configuration::read(file)?,
         None => Configuration::default(),
     };
-    let client = client(options).await?;
     let identity = options.identity();
-    let shared = Arc::new(Shared::new(World::new(settings)));
+    tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "started");
+    loop {
+        let asked_to_end = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        let world = World::new(settings.clone());
+        match live(options, &identity, &configuration, world, asked_to_end).await? {
+            None => break,
+            Some(lost) => tracing::warn!("{lost}; starting over"),
+        }
+    }
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Watches, waits to be elected and leads, with nothing known but the world given. Returns when it is asked to end, or when leadership
+/// is lost: then whatever it was about to write stays unwritten.
+async fn live(
+    options: &Options,
+    identity: &str,
+    configuration: &Configuration,
+    world: World,
+    asked_to_end: impl Future<Output = ()>,
+) -> Result<Option<Lost>, RunError> {
+    let client = client(options).await?;
+    let shared = Arc::new(Shared::new(world));
+    // Ended when this is dropped.
     let mut watches = JoinSet::new();
     spawn_watches(&mut watches, &client, &shared);
     let mut election = Election::new(
         client.clone(),
         &options.namespace,
         &options.leader_election_id,
-        &identity,
+        identity,
         options.terms(),
     );
     let mut leader = Leader {
-        applier: Applier::new(client.clone(), &identity),
+        applier: Applier::new(client.clone(), identity),
         client,
-        namespace: options.namespace.clone(),
+        namespace: &options.namespace,
         configuration,
     };
-    tracing::info!(identity, version = env!("CARGO_PKG_VERSION"), "started");
-    let ended = tokio::select! {
-        lost = lead(&mut election, &mut leader, &shared, &identity) => Err(lost.into()),
-        error = answer_health(options.health.as_deref(), &shared) => Err(error),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    };
-    watches.abort_all();
-    if ended.is_ok() {
-        election.release().await;
-        tracing::info!("ended");
+    tokio::select! {
+        lost = lead(&mut election, &mut leader, &shared, identity) => return Ok(Some(lost)),
+        error = answer_health(options.health.as_deref(), &shared) => return Err(error),
+        () = asked_to_end => {}
     }
-    ended
+    drop(watches);
+    election.release().await;
+    Ok(None)
 }
 
 /// What only a leader does.
-struct Leader {
+struct Leader<'a> {
     client: Client,
     applier: Applier,
-    namespace: String,
-    configuration: Configuration,
+    namespace: &'a str,
+    configuration: &'a Configuration,
 }
 
-impl Leader {
+impl Leader<'_> {
     async fn act(&mut self, shared: &Shared) -> Infallible {
         if let Some(spec) = &self.configuration.first_policy {
             first_policy::make(&self.client, spec).await;
@@ -161,7 +181,7 @@ impl Leader {
         let agents = self.configuration.agents.as_ref();
         let rollout = async {
             match agents {
-                Some(agents) => rollout::run(&self.client, &self.namespace, agents, shared).await,
+                Some(agents) => rollout::run(&self.client, self.namespace, agents, shared).await,
                 None => pending().await,
             }
         };
@@ -183,7 +203,7 @@ async fn answer_health(socket: Option<&Path>, shared: &Shared) -> RunError {
     }
 }
 
-async fn lead(election: &mut Election, leader: &mut Leader, shared: &Shared, identity: &str) -> Lost {
+async fn lead(election: &mut Election, leader: &mut Leader<'_>, shared: &Shared, identity: &str) -> Lost {
     let acquired = election.acquire().await;
     tracing::info!(identity, "leading");
     tokio::select! {

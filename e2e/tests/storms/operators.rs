@@ -54,13 +54,10 @@ fn leader(cluster: &Cluster) -> Result<(String, i32)> {
             before["holderIdentity"] == holder && before["renewTime"] != seen["renewTime"],
             "{holder} has not renewed its lease"
         );
-        // On the node's own network a pod's host name is the node's.
-        let on_node = |(_, node): &(String, String)| holder.starts_with(&format!("{node}_"));
-        let mut pods = cluster.podlane_pods("operator")?;
-        pods.retain(on_node);
-        ensure!(pods.len() == 1, "{holder} is of {pods:?}");
-        let (pod, _) = pods.remove(0);
-        let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
-        Ok((pod, process))
+        let (pod, _) = holder
+            .rsplit_once('_')
+            .with_context(|| format!("{holder} names no pod"))?;
+        let process = cluster.pod_process(SYSTEM_NAMESPACE, pod)?;
+        Ok((pod.to_owned(), process))
     })
 }
