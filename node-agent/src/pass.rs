@@ -4,8 +4,10 @@ use crate::datapath::Datapath;
 use crate::kernel::{Failure, Kernel, Observation, TransportError};
 use crate::retries::Retries;
 use podlane_plan::datapath::{self, Datapath as Planned};
-use podlane_plan::desired::{Assignment, Desired, Peer, desired, devices, local_links, sysctls_to_read};
-use podlane_plan::diff::{Operation, diff, open_devices};
+use podlane_plan::desired::{
+    Assignment, Desired, Peer, covers, desired, devices, local_links, sysctls_to_read,
+};
+use podlane_plan::diff::{self, Operation, diff, open_devices};
 use podlane_plan::kernel::{Item, KernelState, Route, RouteTarget, UnderlayAddress};
 use podlane_plan::lane::{Lane, Tunnel};
 use podlane_plan::membership::Membership;
@@ -178,6 +180,9 @@ impl<'a> Pass<'a> {
                 return Ok((seen, BTreeMap::new()));
             }
             let before = self.applied;
+            // What comes in by the device is for pods, which may not be there: it must not leave by the default route.
+            let under_lanes = covers(self.assignment, self.peers, &seen.observed);
+            self.apply(diff::covers(&under_lanes, &seen.observed.ours), &seen, now);
             let unavailable = self
                 .apply(operations, &seen, now)
                 .into_iter()

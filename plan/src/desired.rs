@@ -255,6 +255,24 @@ fn device_mtu(assignment: &Assignment, links: &[LocalLink]) -> Option<u32> {
     })
 }
 
+/// The `unreachable` routes under the lanes, which have to be there before the devices.
+pub fn covers(assignment: &Assignment, peers: &BTreeMap<String, Peer>, observed: &Observed) -> KernelState {
+    let mut plan = Desired::default();
+    declare_covers(&mut plan, assignment, peers, observed);
+    plan.state
+}
+
+fn declare_covers(
+    plan: &mut Desired,
+    assignment: &Assignment,
+    peers: &BTreeMap<String, Peer>,
+    observed: &Observed,
+) {
+    if assignment.policy.is_some() || peers.values().any(|peer| peer.policy.is_some()) {
+        cover::declare(plan, assignment, peers, observed);
+    }
+}
+
 /// Plans one node's kernel.
 ///
 /// `unavailable` names the devices that could not be opened, with the reason. `observed` serves for what only the kernel
@@ -291,9 +309,7 @@ pub fn desired(
     let in_use = sends_on(&routed.lanes);
 
     let governed = assignment.policy.is_some();
-    if governed || peers.values().any(|peer| peer.policy.is_some()) {
-        cover::declare(&mut plan, assignment, peers, observed);
-    }
+    declare_covers(&mut plan, assignment, peers, observed);
     declare_devices(&mut plan, assignment, &links, observed, unavailable, &in_use);
     if governed {
         sysctls::declare(&mut plan, assignment, &links, observed);

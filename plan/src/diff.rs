@@ -109,12 +109,15 @@ impl fmt::Display for Operation {
 /// The operations that turn `actual` into `desired`, in an order in which each finds what it needs, nothing that is in use
 /// is taken away before its successor is there, and no pod CIDR is without a route in between:
 ///
-/// devices that must be made anew go; parameters; devices; addresses; neighbours; the table that masquerades; `unreachable`
-/// covers; lanes; then what nobody uses any more: routes, that table, neighbours, addresses, devices.
+/// `unreachable` covers; devices that must be made anew go; parameters; devices; addresses; neighbours; the table that masquerades;
+/// lanes; then what nobody uses any more: lanes, that table, neighbours, addresses, devices, covers.
+///
+/// Covers are there before anything forwards, and as long as anything does: what comes out of a tunnel for a pod that is not there would
+/// leave by the default route.
 ///
 /// Parameters that `desired` does not name are left alone.
 pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
-    let mut operations = Vec::new();
+    let mut operations = covers(desired, actual);
     // A device that cannot be corrected takes its addresses, neighbours and routes with it.
     let anew = made_anew(desired, actual);
     operations.extend(anew.iter().map(|name| Operation::DeleteDevice {
@@ -157,18 +160,18 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
         let wanted = desired.masquerade.iter().cloned();
         operations.extend(wanted.map(Operation::SetMasquerade));
     }
-    operations.extend(routes(desired, actual, &anew));
+    operations.extend(lanes(desired, actual, &anew));
 
     // Routes through a device that goes are gone with it, as are its neighbours and addresses.
     let goes = |device: &str| !desired.devices.contains_key(device) && actual.devices.contains_key(device);
-    operations.extend(
-        actual
-            .routes
-            .iter()
-            .filter(|(key, _)| !desired.routes.contains_key(key))
-            .filter(|(_, route)| route.device().is_none_or(survives))
-            .map(|(key, _)| Operation::RemoveRoute(*key)),
-    );
+    let superfluous = actual
+        .routes
+        .iter()
+        .filter(|(key, _)| !desired.routes.contains_key(key))
+        .filter(|(_, route)| route.device().is_none_or(survives))
+        .map(|(key, _)| key);
+    let (no_covers, no_lanes): (Vec<&RouteKey>, Vec<&RouteKey>) = superfluous.partition(|key| is_cover(key));
+    operations.extend(no_lanes.into_iter().map(|key| Operation::RemoveRoute(*key)));
     if desired.masquerade.is_none() && actual.masquerade.is_some() {
         operations.push(Operation::RemoveMasquerade);
     }
@@ -195,7 +198,28 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
             .filter(|name| !desired.devices.contains_key(*name))
             .map(|name| Operation::DeleteDevice { name: name.clone() }),
     );
+    operations.extend(no_covers.into_iter().map(|key| Operation::RemoveRoute(*key)));
     operations
+}
+
+/// The part of [`diff`] that makes and corrects covers, and removes none: what has to be there before the first device.
+pub fn covers(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
+    desired
+        .routes
+        .iter()
+        .filter(|(key, route)| is_cover(key) && actual.routes.get(key) != Some(route))
+        .map(|(key, route)| {
+            if actual.routes.contains_key(key) {
+                Operation::ReplaceRoute(*key, route.clone())
+            } else {
+                Operation::AddRoute(*key, route.clone())
+            }
+        })
+        .collect()
+}
+
+const fn is_cover(key: &RouteKey) -> bool {
+    key.metric == COVER_METRIC
 }
 
 /// The part of [`diff`] that makes and corrects devices, and removes none that is merely superfluous: what has to work
@@ -243,10 +267,11 @@ fn devices(desired: &KernelState, actual: &KernelState, anew: &BTreeSet<&str>) -
     operations
 }
 
-fn routes(desired: &KernelState, actual: &KernelState, anew: &BTreeSet<&str>) -> Vec<Operation> {
-    let (covers, lanes): (Vec<_>, Vec<_>) = desired
+fn lanes(desired: &KernelState, actual: &KernelState, anew: &BTreeSet<&str>) -> Vec<Operation> {
+    desired
         .routes
         .iter()
+        .filter(|(key, _)| !is_cover(key))
         .filter_map(|(key, route)| match actual.routes.get(key) {
             // Bringing a device down, or deleting it, removes the routes through it.
             Some(is) if is.device().is_some_and(|device| anew.contains(device)) => {
@@ -256,8 +281,7 @@ fn routes(desired: &KernelState, actual: &KernelState, anew: &BTreeSet<&str>) ->
             Some(_) => Some(Operation::ReplaceRoute(*key, route.clone())),
             None => Some(Operation::AddRoute(*key, route.clone())),
         })
-        .partition(|operation| matches!(operation.item(), Item::Route(key) if key.metric == COVER_METRIC));
-    covers.into_iter().chain(lanes).collect()
+        .collect()
 }
 
 /// What a kernel holds after an operation: the model against which [`diff`] is tested, and a dry run.

@@ -3,9 +3,9 @@
 use ipnet::IpNet;
 use podlane_plan::cluster::{Node, admit};
 use podlane_plan::desired::{Assignment, Peer, desired};
-use podlane_plan::diff::{apply, diff};
+use podlane_plan::diff::{Operation, apply, diff};
 use podlane_plan::kernel::{
-    COVER_METRIC, Device, ForeignRoute, KernelState, MacAddress, NextHop, Observed, OnDevice, Route,
+    COVER_METRIC, Device, ForeignRoute, Item, KernelState, MacAddress, NextHop, Observed, OnDevice, Route,
     RouteKey, RouteTarget, UnderlayAddress, lane_metric,
 };
 use podlane_plan::lane::{Lane, Tunnel, TunnelProtocol};
@@ -265,6 +265,17 @@ proptest! {
         prop_assert!(diff(&wanted, &wanted).is_empty());
     }
 
+    /// Covers come before whatever forwards, and go after it.
+    #[test]
+    fn nothing_forwards_without_covers(wanted in kernel_state(), actual in kernel_state()) {
+        let operations = diff(&wanted, &actual);
+        let is_cover = |operation: &Operation| matches!(operation.item(), Item::Route(key) if key.metric == COVER_METRIC);
+        let first = operations.iter().take_while(|operation| is_cover(operation) && !matches!(operation, Operation::RemoveRoute(_)));
+        let last = operations.iter().rev().take_while(|operation| is_cover(operation) && matches!(operation, Operation::RemoveRoute(_)));
+        let all = operations.iter().filter(|operation| is_cover(operation));
+        prop_assert_eq!(first.count() + last.count(), all.count(), "{:?}", operations);
+    }
+
     #[test]
     fn planning_again_from_its_own_result_changes_nothing((assignment, peers, observed) in situation()) {
         let mut seen = observed;
@@ -307,7 +318,7 @@ proptest! {
                 let pod = cidr.hosts().nth(9).expect("an address");
                 let kept = our_route(&before, &pod).is_none() || our_route(&state, &pod).is_some();
                 // A device that is not flow-based any more goes before all else, and the routes through it with it.
-                let by_hand = matches!(&operation, podlane_plan::diff::Operation::DeleteDevice { name }
+                let by_hand = matches!(&operation, Operation::DeleteDevice { name }
                     if plan.state.devices.contains_key(name));
                 prop_assert!(kept || by_hand, "{} falls through after {}", pod, operation);
             }

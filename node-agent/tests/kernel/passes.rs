@@ -26,6 +26,10 @@ pub(crate) const TESTS: &[Test] = &[
         a_lane_that_changes_is_never_without_a_route,
     ),
     (
+        "what_refuses_is_there_before_and_after_a_device",
+        what_refuses_is_there_before_and_after_a_device,
+    ),
+    (
         "a_device_that_cannot_open_is_tried_again_but_not_at_once",
         a_device_that_cannot_open_is_tried_again_but_not_at_once,
     ),
@@ -156,7 +160,7 @@ fn one_pass_opens_the_lane_and_the_next_has_nothing_to_do() {
     assert_eq!(node.pass().applied, 0);
 }
 
-/// `ip monitor` at work: all changes of routes between its start and its end.
+/// `ip monitor` at work: all changes of routes and devices between its start and its end.
 struct Monitor {
     process: std::process::Child,
     lines: std::sync::mpsc::Receiver<String>,
@@ -167,7 +171,7 @@ struct Monitor {
 impl Monitor {
     fn start() -> Self {
         let mut process = std::process::Command::new("ip")
-            .args(["monitor", "route"])
+            .args(["monitor", "link", "route"])
             .stdout(std::process::Stdio::piped())
             .spawn()
             .expect("ip(8) is installed");
@@ -219,6 +223,32 @@ impl Monitor {
         self.process.wait().expect("it ended");
         seen.expect("the monitor says all")
     }
+}
+
+/// What comes out of a tunnel for a pod that is not there must find no default route: after a boot, and when all is taken away.
+fn what_refuses_is_there_before_and_after_a_device() {
+    let mut node = Node::new(RoutingMode::Tunnel, &BOTH);
+    let monitor = Monitor::start();
+    node.pass();
+    node.assignment.policy = None;
+    node.assignment.receive_on.clear();
+    node.peers.clear();
+    node.pass();
+    let seen = monitor.end();
+    let of = |word: &str| {
+        let lines = seen.lines().enumerate();
+        let mut numbers = lines.filter_map(|(number, line)| line.contains(word).then_some(number));
+        let first = numbers.next().unwrap_or_else(|| panic!("{word}: {seen}"));
+        (first, numbers.last().unwrap_or(first))
+    };
+    let (cover, device) = (of("unreachable 172.20.0.0/16"), of("podlane_vxlan"));
+    assert!(cover.0 < device.0 && device.1 < cover.1, "{seen}");
+    assert!(seen.contains("Deleted unreachable 172.20.0.0/16"), "{seen}");
+    assert!(
+        ip("link show")
+            .lines()
+            .all(|line| !line.contains("podlane_vxlan"))
+    );
 }
 
 fn a_lane_that_changes_is_never_without_a_route() {
