@@ -87,6 +87,7 @@ async fn follow<K, T>(
     let mut backoff = API_SERVER;
     let mut last_failure: Option<Instant> = None;
     let mut said: Option<String> = None;
+    let mut has_expired = false;
     loop {
         let event = tokio::select! {
             biased;
@@ -103,11 +104,14 @@ async fn follow<K, T>(
                 if !matches!(event, Event::Init) && said.take().is_some() {
                     tracing::info!("{what} are heard again");
                 }
+                has_expired &= matches!(event, Event::Init);
                 let Some(message) = translate(event) else { continue };
                 if told.send(message).await.is_err() {
                     return;
                 }
             }
+            // As after the API server was away: listed anew at once. A list that expires, too, has to wait.
+            Err(error) if is_expiry(&error) && !std::mem::replace(&mut has_expired, true) => {}
             Err(error) => {
                 let text = error.to_string();
                 if last_failure

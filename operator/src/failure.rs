@@ -43,6 +43,11 @@ pub fn watch_asks_to_wait(error: &watcher::Error) -> Duration {
     }
 }
 
+/// Whether a watch has ended because what it went by is too old (410 Gone): it is to be listed anew, which nothing speaks against.
+pub fn is_expiry(error: &watcher::Error) -> bool {
+    status_of(error).is_ok_and(|status| status.code == 410)
+}
+
 fn status_of(error: &watcher::Error) -> Result<&Status, Option<&Error>> {
     use watcher::Error::{InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed};
     match error {

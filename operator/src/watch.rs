@@ -1,6 +1,6 @@
 //! Keeping the picture: one watch a kind. While a watch fails, what was seen last stays.
 
-use crate::failure::{API_SERVER, of_watch, watch_asks_to_wait};
+use crate::failure::{API_SERVER, is_expiry, of_watch, watch_asks_to_wait};
 use crate::health::Pulse;
 use crate::said::Said;
 use crate::seen::{Seen, SeenNode};
@@ -94,11 +94,13 @@ pub async fn follow<K: Kept>(client: Client, shared: &Shared) {
     let mut listing: BTreeSet<String> = BTreeSet::new();
     let mut backoff = API_SERVER;
     let mut said = Said::default();
+    let mut has_expired = false;
     while let Some(event) = stream.next().await {
         match event {
             Ok(event) => {
                 // That a list begins says nothing yet of the API server.
                 if !matches!(event, Event::Init) {
+                    has_expired = false;
                     backoff.reset();
                     if said.is_over("watch") {
                         tracing::info!(kind = %K::KIND, "watching works again");
@@ -111,6 +113,8 @@ pub async fn follow<K: Kept>(client: Client, shared: &Shared) {
                     }
                 }
             }
+            // As after the API server was away: a list that expires, too, has to wait.
+            Err(error) if is_expiry(&error) && !std::mem::replace(&mut has_expired, true) => {}
             Err(error) => {
                 let why = of_watch(&error);
                 if said.is_news("watch", &why, Instant::now()) {
