@@ -136,10 +136,13 @@ impl Story<'_> {
             .run_well("kubectl rollout status deployment/webpod --timeout=3m | tail -n 1")?;
         self.shell
             .run_well("kubectl wait --for=condition=Ready pod/curl-pod --timeout=3m")?;
-        // The resolver's pod has just started, too, and a name that nobody resolves is waited for.
-        self.shell.run_well(
-            "kubectl exec curl-pod -- sh -c 'for i in $(seq 100); do curl -s -m 1 -o /dev/null http://webpod && break; sleep 0.2; done'",
-        )?;
+        // The resolver's pod has just started, too, and kube-proxy hears of the Service's pods one after the other.
+        wait_until("the Service to have all its pods", SETTLED_WITHIN, || {
+            let answers = self.cluster.ask(12)?;
+            let has_all = ["k8s-ctr", "k8s-w1", ""].iter().all(|node| answers.contains_key(*node));
+            ensure!(has_all, "{answers:?}");
+            Ok(())
+        })?;
         self.shell.run_well(
             "kubectl get pods -o custom-columns=NAME:.metadata.name,NODE:.spec.nodeName,IP:.status.podIP",
         )?;
