@@ -139,7 +139,9 @@ impl Story<'_> {
         // The resolver's pod has just started, too, and kube-proxy hears of the Service's pods one after the other.
         wait_until("the Service to have all its pods", SETTLED_WITHIN, || {
             let answers = self.cluster.ask(12)?;
-            let has_all = ["k8s-ctr", "k8s-w1", ""].iter().all(|node| answers.contains_key(*node));
+            let has_all = ["k8s-ctr", "k8s-w1", ""]
+                .iter()
+                .all(|node| answers.contains_key(*node));
             ensure!(has_all, "{answers:?}");
             Ok(())
         })?;
