@@ -80,7 +80,7 @@ impl Hosted {
             name: name.clone(),
             addresses: vec![address.addr()],
         };
-        let server = Server::start(lab, &name)?;
+        let server = Server::start(lab, &name, address.addr())?;
         Ok(Self {
             node,
             pod,
@@ -114,12 +114,15 @@ impl Hosted {
             };
             asks.push(ask(asker, at, source));
         }
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        asks.push(ask(
-            &Asker::Node(self.node.clone()),
-            loopback,
-            router_address(&self.node)?,
-        ));
+        // For IPv6 no kernel routes what is from its loopback address elsewhere.
+        if at.is_ipv4() {
+            let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+            asks.push(ask(
+                &Asker::Node(self.node.clone()),
+                loopback,
+                router_address(&self.node)?,
+            ));
+        }
         Ok(asks)
     }
 

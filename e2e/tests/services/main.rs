@@ -10,7 +10,7 @@ mod proxies;
 mod servers;
 mod workload;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use podlane_e2e::netns::Namespace;
 use podlane_e2e::programs::ClusterPrograms;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{POLICY, apply, wait_until_ready};
-use podlane_e2e::topology::{INTERNET, ROUTER};
+use podlane_e2e::topology::{Families, INTERNET, ROUTER, Topology};
 use podlane_e2e::traffic::Connection;
 use podlane_e2e::wait::{pause, wait_until};
 
@@ -65,7 +65,25 @@ fn main() -> ExitCode {
                 |context| with_proxies(context, Mode::IptablesLegacy, &[Over::Native]),
             )
             .needs(&["nft", "iptables-legacy"])
-            .lacks(missing.or_else(legacy_missing)),
+            .lacks(missing.clone().or_else(legacy_missing)),
+            Scenario::new(
+                "kube-proxy in nftables mode in a cluster of IPv6, natively and over tunnels",
+                |context| {
+                    with_proxies_by_ipv6(
+                        context,
+                        Mode::Nftables,
+                        &[Over::Native, Over::Vxlan, Over::Geneve],
+                    )
+                },
+            )
+            .needs(&["nft", "ip6tables"])
+            .lacks(missing.clone()),
+            Scenario::new(
+                "kube-proxy in iptables mode in a cluster of IPv6, natively and over a tunnel",
+                |context| with_proxies_by_ipv6(context, Mode::Iptables, &[Over::Native, Over::Vxlan]),
+            )
+            .needs(&["nft", "ip6tables"])
+            .lacks(missing),
         ],
     )
 }
@@ -97,7 +115,16 @@ fn legacy_missing() -> Option<String> {
 }
 
 fn with_proxies(context: &mut Context, mode: Mode, lanes: &[Over]) -> Result<()> {
-    let lab = context.lab()?;
+    everything(context.lab()?, mode, lanes)
+}
+
+/// The same in a cluster of IPv6 alone.
+fn with_proxies_by_ipv6(context: &mut Context, mode: Mode, lanes: &[Over]) -> Result<()> {
+    let topology = Topology::seed(2).in_families(Families::Six, Families::Six);
+    everything(context.lab_on("IPv6", topology)?, mode, lanes)
+}
+
+fn everything(lab: &mut Lab, mode: Mode, lanes: &[Over]) -> Result<()> {
     let first = lanes.first().context("no lanes")?;
     start_agents(lab, *first)?;
     apply(lab, &first.spec())?;
@@ -168,7 +195,7 @@ fn holds(lab: &Lab, over: Over, workload: &Workload, hosted: &[Hosted], mode: Mo
         lab,
         ROUTER,
         "any",
-        "ip and (net 172.20.0.0/16 or net 10.96.0.0/16)",
+        "(ip and (net 172.20.0.0/16 or net 10.96.0.0/16)) or (ip6 and (net fd00:172::/32 or net fd00:10:96::/112))",
     )?;
     let (begun, before) = (Instant::now(), bypassed(lab, over)?);
     let (server, _) = over.remote();
@@ -244,7 +271,9 @@ fn lasting(lab: &Lab, workload: &Workload) -> Result<Vec<Conversation>> {
 /// Pods reach the API server by its Service, whose pod has its node's own address: two translations of one flow, kube-proxy's and Podlane's.
 fn api_server_answers(lab: &Lab) -> Result<()> {
     use std::io::{Read as _, Write as _};
-    let target = SocketAddr::from(([10, 96, 0, 1], 443));
+    let is_ipv6 = lab.pod_address("pod-ctr-1")?.is_ipv6();
+    let service: IpAddr = if is_ipv6 { "fd00:10:96::1" } else { "10.96.0.1" }.parse()?;
+    let target = SocketAddr::new(service, 443);
     for pod in ["pod-ctr-1", "pod-w1-1", "pod-w0-1"] {
         let answer = lab.namespace(pod).within(|| {
             let mut stream = servers::connect(target, Duration::from_secs(20))?;

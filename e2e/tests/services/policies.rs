@@ -59,7 +59,8 @@ pub(crate) fn honoured(lab: &Lab, over: Over, workload: &Workload) -> Result<()>
     // Engines let through what connection tracking knows: then it is new flows that are refused, at once.
     let rule = |from: &str| -> Result<String> {
         let from = lab.pod_address(from)?;
-        Ok(format!("ip saddr {from} ip daddr {} reject;", server.ip()))
+        let ip = if from.is_ipv6() { "ip6" } else { "ip" };
+        Ok(format!("{ip} saddr {from} {ip} daddr {} reject;", server.ip()))
     };
     let (of_ingress, of_egress) = (rule("pod-ctr-1")?, rule("pod-ctr-2")?);
     let known = "ct state established,related accept;";

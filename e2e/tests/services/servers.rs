@@ -1,14 +1,15 @@
 //! Pods that serve: each answers over TCP and UDP with its own name and the address that it was asked from.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use podlane_e2e::lab::Lab;
@@ -71,9 +72,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens in a pod's namespace.
-    pub(crate) fn start(lab: &Lab, pod: &str) -> Result<Self> {
-        let any = (Ipv4Addr::UNSPECIFIED, PORT);
+    /// Listens in a pod's namespace, by the family of its address.
+    pub(crate) fn start(lab: &Lab, pod: &str, address: IpAddr) -> Result<Self> {
+        let any = (any(address), PORT);
         let (tcp, udp) = lab.namespace(pod).within(|| {
             let tcp = TcpListener::bind(any).with_context(|| format!("{pod} cannot listen"))?;
             let udp = UdpSocket::bind(any).with_context(|| format!("{pod} cannot listen"))?;
@@ -162,6 +163,14 @@ fn waited(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
+/// No address, of the same family.
+fn any(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
 /// Connects from the namespace that the thread is in.
 pub(crate) fn connect(target: SocketAddr, limit: Duration) -> Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&target, limit).context("no connection")?;
@@ -192,15 +201,30 @@ pub(crate) fn ask_tcp(target: SocketAddr, sizes: Sizes, limit: Duration) -> Resu
     ask_on(&mut connect(target, limit)?, sizes.stream)
 }
 
-/// The same over UDP, once.
+/// The same over UDP. IPv4's routers take a datagram apart that is too large for the next link; IPv6's drop it and say so (RFC 8200, section 5),
+/// and who has asked learns the path's MTU by that (RFC 8201) and has to ask again. Over IPv4 once.
 pub(crate) fn ask_udp(target: SocketAddr, sizes: Sizes, limit: Duration) -> Result<Answer> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let socket = UdpSocket::bind((any(target.ip()), 0))?;
     socket.connect(target)?;
-    socket.set_read_timeout(Some(limit))?;
     let question = vec![7; sizes.datagram];
-    socket.send(&question).context("the question does not go out")?;
     let mut answer = [0; 2 * Sizes::LARGE.datagram];
-    let length = socket.recv(&mut answer).context("no answer")?;
+    let asks_again_after = if target.is_ipv4() {
+        limit
+    } else {
+        limit.min(Duration::from_secs(1))
+    };
+    socket.set_read_timeout(Some(asks_again_after))?;
+    let begun = Instant::now();
+    let length = loop {
+        socket.send(&question).context("the question does not go out")?;
+        match socket.recv(&mut answer) {
+            Err(error)
+                if target.is_ipv6()
+                    && begun.elapsed() < limit
+                    && (waited(&error) || error.raw_os_error() == Some(Errno::EMSGSIZE as i32)) => {}
+            received => break received.context("no answer")?,
+        }
+    };
     let end = answer
         .iter()
         .position(|octet| *octet == b'\n')

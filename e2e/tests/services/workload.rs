@@ -1,6 +1,6 @@
 //! The Services that are asked, and the pods behind them: objects that a controller manager would make, made by kubectl.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use podlane_e2e::lab::Lab;
@@ -46,8 +46,20 @@ impl Service {
         Ok(SocketAddr::new(address, self.port()))
     }
 
+    /// Of its pods' family.
     fn cluster_ip(&self) -> IpAddr {
-        IpAddr::V4(Ipv4Addr::new(10, 96, 1, self.number))
+        if self.is_ipv6() {
+            let last = 0x100 + u16::from(self.number);
+            IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, last))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(10, 96, 1, self.number))
+        }
+    }
+
+    fn is_ipv6(&self) -> bool {
+        self.backends
+            .iter()
+            .all(|(_, pod)| pod.address().is_some_and(|address| address.is_ipv6()))
     }
 
     fn port(&self) -> u16 {
@@ -55,6 +67,7 @@ impl Service {
     }
 
     fn objects(&self) -> [Value; 2] {
+        let family = if self.is_ipv6() { "IPv6" } else { "IPv4" };
         let both = |port: &dyn Fn(&str) -> Value| json!([port("TCP"), port("UDP")]);
         let policy = match self.external {
             External::Cluster => "Cluster",
@@ -77,7 +90,7 @@ impl Service {
                 },
             }),
             json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
                 "metadata": {"name": self.name, "namespace": "default", "labels": {"kubernetes.io/service-name": self.name}},
                 "endpoints": endpoints,
                 "ports": both(&|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT})),
@@ -130,7 +143,7 @@ impl Workload {
         lab.kubectl()?.apply(&list.to_string())?;
         let servers = backends
             .iter()
-            .map(|(_, pod)| Server::start(lab, &pod.name))
+            .map(|(_, pod)| Server::start(lab, &pod.name, lab.pod_address(&pod.name)?))
             .collect::<Result<_>>()?;
         Ok(Self {
             single,
