@@ -266,21 +266,32 @@ fn try_ask(ask: &Ask, transport: Transport, sizes: Sizes, limit: Duration) -> Op
 
 /// Each pod behind a Service answers some of the questions that one pod asks.
 pub(crate) fn ensure_spread(lab: &Lab, asker: &str, service: &Service) -> Result<()> {
-    /// By chance one of three pods is left out of so many questions once in 10^17 times.
-    const QUESTIONS: usize = 100;
-    let target = service.cluster();
-    let counts = lab.namespace(asker).within(|| {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for _ in 0..QUESTIONS {
-            *counts
-                .entry(ask_tcp(target, Sizes::SMALL, ANSWERS_WITHIN)?.pod)
-                .or_default() += 1;
-        }
-        Ok(counts)
-    })?;
+    // By chance one of three pods is left out of so many questions once in 10^17 times.
+    let counts = answers(lab, asker, service, 100)?;
     ensure!(
         counts.len() == service.backends.len(),
         "{asker} was answered by {counts:?} only"
     );
     Ok(())
+}
+
+/// One pod behind a Service answers all that a pod asks.
+pub(crate) fn ensure_sticky(lab: &Lab, asker: &str, service: &Service) -> Result<()> {
+    let counts = answers(lab, asker, service, 30)?;
+    ensure!(counts.len() == 1, "{asker} was answered by {counts:?}");
+    Ok(())
+}
+
+/// How often each pod answers so many questions over connections of their own.
+fn answers(lab: &Lab, asker: &str, service: &Service, questions: usize) -> Result<BTreeMap<String, usize>> {
+    let target = service.cluster();
+    lab.namespace(asker).within(|| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for _ in 0..questions {
+            *counts
+                .entry(ask_tcp(target, Sizes::SMALL, ANSWERS_WITHIN)?.pod)
+                .or_default() += 1;
+        }
+        Ok(counts)
+    })
 }

@@ -26,7 +26,7 @@ use podlane_e2e::topology::{Families, INTERNET, ROUTER, Topology};
 use podlane_e2e::traffic::Connection;
 use podlane_e2e::wait::{pause, wait_until};
 
-use asks::{ensure_all, ensure_spread};
+use asks::{ensure_all, ensure_spread, ensure_sticky};
 use conversations::Conversation;
 use host_ports::Hosted;
 use over::Over;
@@ -214,6 +214,9 @@ fn holds(lab: &Lab, over: Over, workload: &Workload, hosted: &[Hosted], mode: Mo
     ));
     ensure_spread(lab, "pod-ctr-1", &workload.spread)?;
     ensure_spread(lab, "pod-w0-2", &workload.spread)?;
+    for asker in ["pod-ctr-1", "pod-w1-1", "pod-w0-1"] {
+        ensure_sticky(lab, asker, &workload.sticky)?;
+    }
     api_server_answers(lab)?;
 
     pause(LONGER_THAN_THE_LEASE.saturating_sub(begun.elapsed()))?;

@@ -26,6 +26,8 @@ pub(crate) enum External {
 pub(crate) struct Service {
     pub(crate) name: String,
     pub(crate) external: External,
+    /// Whether each client is answered by one of the pods alone (`sessionAffinity: ClientIP`).
+    is_sticky: bool,
     /// The last octet of its address, and what its node port has above 30000.
     number: u8,
     /// The pods behind it, each with its node.
@@ -85,6 +87,7 @@ impl Service {
                 "apiVersion": "v1", "kind": "Service", "metadata": {"name": self.name, "namespace": "default"},
                 "spec": {
                     "type": "NodePort", "clusterIP": self.cluster_ip(), "externalTrafficPolicy": policy,
+                    "sessionAffinity": if self.is_sticky { "ClientIP" } else { "None" },
                     "ports": both(&|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol,
                         "port": SERVICE_PORT, "targetPort": PORT, "nodePort": self.port()})),
                 },
@@ -106,6 +109,8 @@ pub(crate) struct Workload {
     pub(crate) single: Vec<Service>,
     /// One that leads to all of them.
     pub(crate) spread: Service,
+    /// The same, with one of them for each client.
+    pub(crate) sticky: Service,
     _servers: Vec<Server>,
 }
 
@@ -123,20 +128,23 @@ impl Workload {
                 single.push(Service {
                     name: format!("{word}-{}", backend.1.name),
                     external,
+                    is_sticky: false,
                     number: u8::try_from(single.len())? + 10,
                     backends: vec![backend.clone()],
                 });
             }
         }
-        let spread = Service {
-            name: "spread".to_owned(),
+        let of_all = |name: &str, number, is_sticky| Service {
+            name: name.to_owned(),
             external: External::Cluster,
-            number: 100,
+            is_sticky,
+            number,
             backends: backends.clone(),
         };
+        let (spread, sticky) = (of_all("spread", 100, false), of_all("sticky", 101, true));
         let items: Vec<Value> = single
             .iter()
-            .chain([&spread])
+            .chain([&spread, &sticky])
             .flat_map(Service::objects)
             .collect();
         let list = json!({"apiVersion": "v1", "kind": "List", "items": items});
@@ -148,6 +156,7 @@ impl Workload {
         Ok(Self {
             single,
             spread,
+            sticky,
             _servers: servers,
         })
     }
@@ -163,7 +172,7 @@ impl Workload {
 
     /// Takes the objects away.
     pub(crate) fn delete(&self, lab: &Lab) -> Result<()> {
-        for service in self.single.iter().chain([&self.spread]) {
+        for service in self.single.iter().chain([&self.spread, &self.sticky]) {
             lab.kubectl()?
                 .run(&["delete", "service,endpointslice", &service.name, "--wait=false"])?;
         }
