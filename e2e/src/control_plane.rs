@@ -87,10 +87,14 @@ impl ControlPlane {
             "system:masters",
         )?;
 
-        let services = match address {
-            IpAddr::V4(_) => "10.96.0.0/16",
-            IpAddr::V6(_) => "fd00:10:96::/112",
-        };
+        let of_families = [(false, "10.96.0.0/16"), (true, "fd00:10:96::/112")];
+        // The first one's family is that of the Service kubernetes, whose pod has the address that is advertised.
+        let first = of_families.iter().filter(|(six, _)| *six == address.is_ipv6());
+        let other = of_families.iter().filter(|(six, _)| {
+            *six != address.is_ipv6() && node.addresses.iter().any(|own| own.addr().is_ipv6() == *six)
+        });
+        let services: Vec<&str> = first.chain(other).map(|(_, services)| *services).collect();
+        let services = services.join(",");
         let file = |path: &Path| path.display().to_string();
         let mut program = Program::new(
             "kube-apiserver",

@@ -60,6 +60,35 @@ impl Topology {
         }
         self
     }
+
+    /// What of it is of one family alone (IPv6: `six`), as if there were no other.
+    #[must_use]
+    pub fn of_family(mut self, six: bool) -> Self {
+        let of_family =
+            |networks: &mut Vec<IpNet>| networks.retain(|network| network.addr().is_ipv6() == six);
+        of_family(&mut self.uplink.router);
+        of_family(&mut self.uplink.internet);
+        for link in &mut self.links {
+            of_family(&mut link.router_addresses);
+        }
+        let further = self
+            .further_routers
+            .iter_mut()
+            .flat_map(|router| &mut router.attachments);
+        further.for_each(|attachment| of_family(&mut attachment.addresses));
+        of_family(&mut self.cluster_pod_cidrs);
+        for node in &mut self.nodes {
+            of_family(&mut node.addresses);
+            for attachment in &mut node.further {
+                of_family(&mut attachment.addresses);
+            }
+            of_family(&mut node.pod_cidrs);
+            for pod in &mut node.pods {
+                pod.addresses.retain(|address| address.is_ipv6() == six);
+            }
+        }
+        self
+    }
 }
 
 /// The IPv6 network that stands for an IPv4 one: its octets' decimal digits are read as hexadecimal ones, so that one knows it again. A network of
@@ -119,6 +148,8 @@ mod tests {
                 .all(|net| net.addr().is_ipv6())
         );
         assert!(six.nodes[0].pods[0].address_of(false).is_none());
+        let both = Topology::seed(1).in_families(Families::Both, Families::Both);
+        assert_eq!(format!("{:?}", both.of_family(true)), format!("{six:?}"));
     }
 
     #[test]

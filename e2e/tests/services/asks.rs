@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use podlane_e2e::lab::Lab;
-use podlane_e2e::topology::{INTERNET, Node, Pod};
+use podlane_e2e::topology::{INTERNET, Node, Pod, Topology};
 
 use crate::servers::{Answer, Sizes, ask_tcp, ask_udp};
 use crate::workload::{External, Service, Workload};
@@ -32,8 +32,7 @@ pub(crate) enum Asker {
 
 impl Asker {
     /// The first and the second pod of every node, every node, and a host beyond the router.
-    pub(crate) fn all(lab: &Lab) -> Result<Vec<Self>> {
-        let topology = lab.topology();
+    pub(crate) fn all(topology: &Topology) -> Result<Vec<Self>> {
         let mut all = Vec::new();
         for node in &topology.nodes {
             all.extend(
@@ -92,10 +91,10 @@ pub(crate) struct Ask {
 }
 
 /// Every asker with every Service of one pod: by its address, and by its port at every node.
-pub(crate) fn all(lab: &Lab, workload: &Workload) -> Result<Vec<Ask>> {
-    let nodes = &lab.topology().nodes;
+pub(crate) fn all(workload: &Workload) -> Result<Vec<Ask>> {
+    let nodes = &workload.topology.nodes;
     let mut asks = Vec::new();
-    for asker in Asker::all(lab)? {
+    for asker in Asker::all(&workload.topology)? {
         for service in &workload.single {
             let backend = service.backends.first().context("a Service of one pod")?;
             let mut ask = |what: String, target: SocketAddr, source: Option<IpAddr>| {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use podlane_e2e::cluster::cni_folder;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::story::SETTLED_WITHIN;
-use podlane_e2e::topology::{INTERNET, Node, Pod};
+use podlane_e2e::topology::{INTERNET, Node, Pod, Topology};
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ pub(crate) struct Hosted {
     node: Node,
     pod: Pod,
     attempt: Attachment,
-    _server: Server,
+    _servers: Vec<Server>,
 }
 
 /// What a runtime keeps of a pod that it has connected.
@@ -72,28 +72,37 @@ impl Hosted {
             id: name.clone(),
         };
         attempt.add(lab, &node.name)?;
-        let address = attempt.result["ips"][0]["address"]
-            .as_str()
-            .context("no address")?;
-        let address: ipnet::IpNet = address.parse().context("an address")?;
-        let pod = Pod {
-            name: name.clone(),
-            addresses: vec![address.addr()],
-        };
-        let server = Server::start(lab, &name, address.addr())?;
+        let given = attempt.result["ips"].as_array().context("no addresses")?;
+        let addresses = given
+            .iter()
+            .map(|given| {
+                let address: ipnet::IpNet = given["address"].as_str().context("no address")?.parse()?;
+                Ok(address.addr())
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let servers = addresses
+            .iter()
+            .map(|address| Server::start(lab, &name, *address));
+        let servers = servers.collect::<Result<_>>()?;
+        let pod = Pod { name, addresses };
         Ok(Self {
             node,
             pod,
             attempt,
-            _server: server,
+            _servers: servers,
         })
     }
 
-    /// Everybody asks by the node's port, and the pod itself; the node by its loopback, too.
-    pub(crate) fn asks(&self, lab: &Lab) -> Result<Vec<Ask>> {
-        let at = self.node.internal_ip().context("an address")?;
-        let mut askers = Asker::all(lab)?;
-        askers.push(Asker::Pod(self.node.clone(), self.pod.clone()));
+    /// Everybody asks by the node's port, and the pod itself; the node by its loopback, too. All by the addresses of a topology of one family.
+    pub(crate) fn asks(&self, topology: &Topology) -> Result<Vec<Ask>> {
+        let own_node = topology.node(&self.node.name).context("a node")?;
+        let at = own_node.internal_ip().context("an address")?;
+        let own = Pod {
+            addresses: self.pod.address_of(at.is_ipv6()).into_iter().collect(),
+            ..self.pod.clone()
+        };
+        let mut askers = Asker::all(topology)?;
+        askers.push(Asker::Pod(own_node.clone(), own));
         let ask = |asker: &Asker, to: IpAddr, source: IpAddr| Ask {
             asker: asker.name().to_owned(),
             what: format!("hostPort of {}", self.pod.name),
@@ -107,7 +116,7 @@ impl Hosted {
         for asker in &askers {
             let source = match asker {
                 // portmap masquerades who is in the pod's own network, so that the answer comes back by way of the node.
-                Asker::Pod(node, _) if node.name == self.node.name => router_address(&self.node)?,
+                Asker::Pod(node, _) if node.name == own_node.name => router_address(own_node)?,
                 // Another node's address is beyond the cluster: Podlane masquerades.
                 Asker::Pod(node, _) => node.internal_ip().context("an address")?,
                 _ => asker.address()?,
@@ -118,9 +127,9 @@ impl Hosted {
         if at.is_ipv4() {
             let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
             asks.push(ask(
-                &Asker::Node(self.node.clone()),
+                &Asker::Node(own_node.clone()),
                 loopback,
-                router_address(&self.node)?,
+                router_address(own_node)?,
             ));
         }
         Ok(asks)
@@ -129,11 +138,13 @@ impl Hosted {
     /// Disconnects the pod: the port leads nowhere any more.
     pub(crate) fn end(self, lab: &Lab) -> Result<()> {
         self.attempt.delete(lab, &self.node.name)?;
-        let at = SocketAddr::new(self.node.internal_ip().context("an address")?, HOST_PORT);
-        let again = lab
-            .namespace(INTERNET)
-            .within(|| Ok(ask_tcp(at, Sizes::SMALL, Duration::from_secs(1))))?;
-        ensure!(again.is_err(), "{at} still answers: {again:?}");
+        for address in &self.node.addresses {
+            let at = SocketAddr::new(address.addr(), HOST_PORT);
+            let again = lab
+                .namespace(INTERNET)
+                .within(|| Ok(ask_tcp(at, Sizes::SMALL, Duration::from_secs(1))))?;
+            ensure!(again.is_err(), "{at} still answers: {again:?}");
+        }
         let namespace = lab.namespace(&self.pod.name);
         namespace.delete()?;
         lab.ledger()

@@ -83,6 +83,16 @@ fn main() -> ExitCode {
                 |context| with_proxies_by_ipv6(context, Mode::Iptables, &[Over::Native, Over::Vxlan]),
             )
             .needs(&["nft", "ip6tables"])
+            .lacks(missing.clone()),
+            Scenario::new(
+                "kube-proxy in nftables mode in a cluster of both families, natively and over a tunnel",
+                |context| {
+                    let topology = Topology::seed(2).in_families(Families::Both, Families::Both);
+                    let lab = context.lab_on("both", topology)?;
+                    everything(lab, Mode::Nftables, &[Over::Native, Over::Vxlan])
+                },
+            )
+            .needs(&["nft", "iptables", "ip6tables"])
             .lacks(missing),
         ],
     )
@@ -128,15 +138,18 @@ fn everything(lab: &mut Lab, mode: Mode, lanes: &[Over]) -> Result<()> {
     let first = lanes.first().context("no lanes")?;
     start_agents(lab, *first)?;
     apply(lab, &first.spec())?;
-    let workload = Workload::deploy(lab)?;
+    let workloads = Workload::of_families(lab)?;
     let proxies = Proxies::start(lab, mode)?;
     wait_until_ready(lab)?;
     let hosted = ["k8s-ctr", "k8s-w0"]
         .iter()
         .map(|node| Hosted::start(lab, node))
         .collect::<Result<Vec<_>>>()?;
-    wait_for_rules(lab, &proxies, &workload)?;
-    let lasting = lasting(lab, &workload)?;
+    let mut going_on = Vec::new();
+    for workload in &workloads {
+        wait_for_rules(lab, &proxies, workload)?;
+        going_on.extend(lasting(lab, workload)?);
+    }
     let mut before = *first;
     for over in lanes {
         if (before == Over::Kernel) != (*over == Over::Kernel) {
@@ -145,23 +158,27 @@ fn everything(lab: &mut Lab, mode: Mode, lanes: &[Over]) -> Result<()> {
         before = *over;
         apply(lab, &over.spec())?;
         wait_until_ready(lab)?;
-        for conversation in &lasting {
+        for conversation in &going_on {
             conversation
                 .ensure_goes_on()
                 .with_context(|| format!("from lane to lane, {over:?}"))?;
         }
-        holds(lab, *over, &workload, &hosted, mode).with_context(|| format!("{over:?}"))?;
+        for workload in &workloads {
+            holds(lab, *over, workload, &hosted, mode).with_context(|| format!("{over:?}"))?;
+        }
     }
-    for conversation in lasting {
+    for conversation in going_on {
         conversation.finish()?;
     }
     hosted.into_iter().try_for_each(|pod| pod.end(lab))?;
     proxies.ensure_run()?;
     proxies.clean(lab)?;
-    for node in &lab.topology().nodes {
-        ensure_silent(&lab.namespace(&node.name), workload.spread.cluster())?;
+    for workload in workloads {
+        for node in &workload.topology.nodes {
+            ensure_silent(&lab.namespace(&node.name), workload.spread.cluster())?;
+        }
+        workload.delete(lab)?;
     }
-    workload.delete(lab)?;
     lab.kubectl()?.run(&["delete", "routingpolicy", POLICY]).map(drop)
 }
 
@@ -199,17 +216,22 @@ fn holds(lab: &Lab, over: Over, workload: &Workload, hosted: &[Hosted], mode: Mo
     )?;
     let (begun, before) = (Instant::now(), bypassed(lab, over)?);
     let (server, _) = over.remote();
-    let direct = Conversation::start(lab, "pod-ctr-1", SocketAddr::new(lab.pod_address(server)?, PORT))?;
+    let direct = Conversation::start(
+        lab,
+        "pod-ctr-1",
+        SocketAddr::new(workload.pod_address(server)?, PORT),
+    )?;
     // As much as it can, beside the rules of kube-proxy that drop what connection tracking calls invalid.
     let bulk = Connection::start(lab, "pod-ctr-2", server, 2000)?;
 
-    let mut asks = asks::all(lab, workload)?;
+    let mut asks = asks::all(workload)?;
     for pod in hosted {
-        asks.extend(pod.asks(lab)?);
+        asks.extend(pod.asks(&workload.topology)?);
     }
     let (answered, silent) = ensure_all(lab, &asks, over.sizes())?;
     say(&format!(
-        "{mode:?}, {over:?}: {answered} answered, {silent} rightly not, over TCP and UDP, {:.1} s",
+        "{mode:?}, {over:?}, {}: {answered} answered, {silent} rightly not, over TCP and UDP, {:.1} s",
+        workload.spread.family(),
         begun.elapsed().as_secs_f64()
     ));
     ensure_spread(lab, "pod-ctr-1", &workload.spread)?;
@@ -255,7 +277,7 @@ fn bypassed(lab: &Lab, over: Over) -> Result<f64> {
 /// Connections that go on while lanes change, to a pod on the same link and to one across the router: by a Service from a pod, from a node, and from
 /// outside by another node's port; and a node's own to the pod itself.
 fn lasting(lab: &Lab, workload: &Workload) -> Result<Vec<Conversation>> {
-    let ctr = lab.topology().node("k8s-ctr").context("a node")?;
+    let ctr = workload.topology.node("k8s-ctr").context("a node")?;
     let mut conversations = Vec::new();
     for pod in ["pod-w1-1", "pod-w0-1"] {
         let service = workload.of(pod)?;
@@ -263,7 +285,7 @@ fn lasting(lab: &Lab, workload: &Workload) -> Result<Vec<Conversation>> {
             ("pod-ctr-2", service.cluster()),
             ("k8s-ctr", service.cluster()),
             (INTERNET, service.node_port(ctr)?),
-            ("k8s-ctr", SocketAddr::new(lab.pod_address(pod)?, PORT)),
+            ("k8s-ctr", SocketAddr::new(workload.pod_address(pod)?, PORT)),
         ] {
             conversations.push(Conversation::start(lab, from, target)?);
         }

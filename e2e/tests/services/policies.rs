@@ -50,7 +50,7 @@ impl Drop for Policy<'_> {
 pub(crate) fn honoured(lab: &Lab, over: Over, workload: &Workload) -> Result<()> {
     let (server, at) = over.remote();
     let service = workload.of(server)?;
-    let server = SocketAddr::new(lab.pod_address(server)?, PORT);
+    let server = SocketAddr::new(workload.pod_address(server)?, PORT);
     let ingress = Conversation::start(lab, "pod-ctr-1", server)?;
     let by_service = Conversation::start(lab, "pod-ctr-1", service.cluster())?;
     let egress = Conversation::start(lab, "pod-ctr-2", server)?;
@@ -58,7 +58,7 @@ pub(crate) fn honoured(lab: &Lab, over: Over, workload: &Workload) -> Result<()>
 
     // Engines let through what connection tracking knows: then it is new flows that are refused, at once.
     let rule = |from: &str| -> Result<String> {
-        let from = lab.pod_address(from)?;
+        let from = workload.pod_address(from)?;
         let ip = if from.is_ipv6() { "ip6" } else { "ip" };
         Ok(format!("{ip} saddr {from} {ip} daddr {} reject;", server.ip()))
     };

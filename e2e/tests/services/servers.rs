@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use podlane_e2e::lab::Lab;
+use podlane_e2e::story::SETTLED_WITHIN;
+use podlane_e2e::wait::wait_until;
 
 /// The port that every server listens on, of TCP and of UDP.
 pub(crate) const PORT: u16 = 8080;
@@ -72,14 +74,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Listens in a pod's namespace, by the family of its address.
+    /// Listens in a pod's namespace, on its address.
     pub(crate) fn start(lab: &Lab, pod: &str, address: IpAddr) -> Result<Self> {
-        let any = (any(address), PORT);
-        let (tcp, udp) = lab.namespace(pod).within(|| {
-            let tcp = TcpListener::bind(any).with_context(|| format!("{pod} cannot listen"))?;
-            let udp = UdpSocket::bind(any).with_context(|| format!("{pod} cannot listen"))?;
-            Ok((tcp, udp))
-        })?;
+        let listen = || {
+            Ok((
+                TcpListener::bind((address, PORT))?,
+                UdpSocket::bind((address, PORT))?,
+            ))
+        };
+        // A new IPv6 address is nobody's until the kernel has asked whether it is another's (RFC 4862, section 5.4).
+        let what = format!("{pod} to listen on {address}");
+        let (tcp, udp) = wait_until(&what, SETTLED_WITHIN, || lab.namespace(pod).within(listen))?;
         // accept(2) returns after it, too (socket(7)).
         let timeout = TimeVal::new(0, LOOKS_EVERY);
         setsockopt(&tcp.as_fd(), sockopt::ReceiveTimeout, &timeout)?;

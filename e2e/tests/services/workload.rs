@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use podlane_e2e::lab::Lab;
-use podlane_e2e::topology::{Node, Pod};
+use podlane_e2e::topology::{Node, Pod, Topology};
 use serde_json::{Value, json};
 
 use crate::servers::{PORT, Server};
@@ -64,12 +64,16 @@ impl Service {
             .all(|(_, pod)| pod.address().is_some_and(|address| address.is_ipv6()))
     }
 
+    /// Of its address and its pods.
+    pub(crate) fn family(&self) -> &'static str {
+        if self.is_ipv6() { "IPv6" } else { "IPv4" }
+    }
+
     fn port(&self) -> u16 {
         30000 + u16::from(self.number)
     }
 
     fn objects(&self) -> [Value; 2] {
-        let family = if self.is_ipv6() { "IPv6" } else { "IPv4" };
         let both = |port: &dyn Fn(&str) -> Value| json!([port("TCP"), port("UDP")]);
         let policy = match self.external {
             External::Cluster => "Cluster",
@@ -93,7 +97,7 @@ impl Service {
                 },
             }),
             json!({
-                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": self.family(),
                 "metadata": {"name": self.name, "namespace": "default", "labels": {"kubernetes.io/service-name": self.name}},
                 "endpoints": endpoints,
                 "ports": both(&|protocol| json!({"name": protocol.to_lowercase(), "protocol": protocol, "port": PORT})),
@@ -102,9 +106,11 @@ impl Service {
     }
 }
 
-/// Servers and the Services that lead to them.
+/// Servers and the Services that lead to them, all of one family.
 #[derive(Debug)]
 pub(crate) struct Workload {
+    /// The lab, as far as it is of the family.
+    pub(crate) topology: Topology,
     /// A Service of each policy for each node's first pod, so that it is known who is to answer.
     pub(crate) single: Vec<Service>,
     /// One that leads to all of them.
@@ -115,10 +121,26 @@ pub(crate) struct Workload {
 }
 
 impl Workload {
+    /// One for each family that the lab's pods have.
+    pub(crate) fn of_families(lab: &Lab) -> Result<Vec<Self>> {
+        let families = [false, true].map(|six| lab.topology().clone().of_family(six));
+        families
+            .into_iter()
+            .filter(|topology| !topology.cluster_pod_cidrs.is_empty())
+            .map(|topology| Self::deploy(lab, topology))
+            .collect()
+    }
+
     /// Starts the servers and makes the objects.
-    pub(crate) fn deploy(lab: &Lab) -> Result<Self> {
+    fn deploy(lab: &Lab, topology: Topology) -> Result<Self> {
+        let is_six = topology
+            .cluster_pod_cidrs
+            .iter()
+            .any(|cidr| cidr.addr().is_ipv6());
+        // Names and ports are no family's.
+        let (suffix, from) = if is_six { ("-6", 100) } else { ("", 0) };
         let mut backends = Vec::new();
-        for node in &lab.topology().nodes {
+        for node in &topology.nodes {
             let pod = node.pods.first().context("a node without a pod")?;
             backends.push((node.clone(), pod.clone()));
         }
@@ -126,22 +148,22 @@ impl Workload {
         for (external, word) in [(External::Cluster, "cluster"), (External::Local, "local")] {
             for backend in &backends {
                 single.push(Service {
-                    name: format!("{word}-{}", backend.1.name),
+                    name: format!("{word}-{}{suffix}", backend.1.name),
                     external,
                     is_sticky: false,
-                    number: u8::try_from(single.len())? + 10,
+                    number: u8::try_from(single.len())? + from + 10,
                     backends: vec![backend.clone()],
                 });
             }
         }
         let of_all = |name: &str, number, is_sticky| Service {
-            name: name.to_owned(),
+            name: format!("{name}{suffix}"),
             external: External::Cluster,
             is_sticky,
-            number,
+            number: from + number,
             backends: backends.clone(),
         };
-        let (spread, sticky) = (of_all("spread", 100, false), of_all("sticky", 101, true));
+        let (spread, sticky) = (of_all("spread", 80, false), of_all("sticky", 81, true));
         let items: Vec<Value> = single
             .iter()
             .chain([&spread, &sticky])
@@ -151,15 +173,26 @@ impl Workload {
         lab.kubectl()?.apply(&list.to_string())?;
         let servers = backends
             .iter()
-            .map(|(_, pod)| Server::start(lab, &pod.name, lab.pod_address(&pod.name)?))
+            .map(|(_, pod)| {
+                let address = pod.address().context("a pod without an address")?;
+                Server::start(lab, &pod.name, address)
+            })
             .collect::<Result<_>>()?;
         Ok(Self {
+            topology,
             single,
             spread,
             sticky,
             _servers: servers,
         })
     }
+
+    /// A pod's address.
+    pub(crate) fn pod_address(&self, pod: &str) -> Result<IpAddr> {
+        let pod = self.topology.pod(pod).map(|(_, pod)| pod);
+        pod.and_then(Pod::address).context("no such pod")
+    }
+
     /// The Service of a pod that is for all who ask (`externalTrafficPolicy: Cluster`).
     pub(crate) fn of(&self, pod: &str) -> Result<&Service> {
         self.single
