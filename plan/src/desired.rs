@@ -1,6 +1,7 @@
 //! What one node's kernel should hold, with a reason for each item.
 
 mod cover;
+mod devices;
 mod links;
 mod peer_routes;
 mod reason;
@@ -9,6 +10,8 @@ mod sysctls;
 mod ways;
 
 pub(crate) use cover::uncovering;
+pub use devices::devices;
+pub(crate) use devices::is_open;
 pub(crate) use links::covered;
 pub use links::{LocalLink, local_links};
 pub use reason::{Note, Reason};
@@ -17,8 +20,8 @@ pub(crate) use sysctls::{against_bypass, has_strict_reverse_path};
 pub(crate) use ways::Ways;
 
 use crate::datapath::DatapathOptions;
-use crate::kernel::{Device, Item, KernelState, MacAddress, Observed, OnDevice};
-use crate::lane::{Lane, Tunnel, tunnel_overhead};
+use crate::kernel::{Item, KernelState, MacAddress, Observed, OnDevice};
+use crate::lane::Lane;
 use crate::masquerade::{MasqueradeOptions, masquerade};
 use crate::membership::Membership;
 use crate::pair::{NodeAddress, Refusal};
@@ -222,39 +225,6 @@ fn inner_gateway(peer: &Peer, cidr: &IpNet) -> Option<IpAddr> {
     Some(MacAddress::of_node(&first.address).link_local().into())
 }
 
-/// The tunnel devices that a node must have open, so that the shell can open them (and learn whether the kernel can) before the
-/// rest is planned.
-pub fn devices(assignment: &Assignment, observed: &Observed) -> BTreeMap<String, Device> {
-    let links = local_links(&assignment.addresses, &observed.underlay);
-    let Some(address) = assignment.addresses.first() else {
-        return BTreeMap::new();
-    };
-    let Some(mtu) = device_mtu(assignment, &links) else {
-        return BTreeMap::new();
-    };
-    let mac = MacAddress::of_node(address);
-    assignment
-        .receive_on
-        .iter()
-        .filter_map(|lane| lane.tunnel())
-        .map(|tunnel| (tunnel.device(), stand_in::device(&tunnel, mac, mtu, observed)))
-        .filter(|(name, _)| !observed.foreign_devices.contains_key(name))
-        .collect()
-}
-
-/// The MTU of this node's tunnel devices: what its widest underlay leaves, no more than its policy says.
-fn device_mtu(assignment: &Assignment, links: &[LocalLink]) -> Option<u32> {
-    let underlay = links
-        .iter()
-        .map(|link| link.mtu.saturating_sub(tunnel_overhead(&link.address)))
-        .max()?;
-    Some(if assignment.mtu == 0 {
-        underlay
-    } else {
-        underlay.min(assignment.mtu)
-    })
-}
-
 /// The `unreachable` routes under the lanes, which have to be there before the devices.
 pub fn covers(assignment: &Assignment, peers: &BTreeMap<String, Peer>, observed: &Observed) -> KernelState {
     let mut plan = Desired::default();
@@ -310,7 +280,7 @@ pub fn desired(
 
     let governed = assignment.policy.is_some();
     declare_covers(&mut plan, assignment, peers, observed);
-    declare_devices(&mut plan, assignment, &links, observed, unavailable, &in_use);
+    devices::declare(&mut plan, assignment, &links, observed, unavailable, &in_use);
     if governed {
         sysctls::declare(&mut plan, assignment, &links, observed);
         declare_neighbours(&mut plan, assignment, peers);
@@ -327,103 +297,9 @@ fn sends_on(peers: &BTreeMap<String, PeerLane>) -> BTreeSet<Lane> {
     used.copied().collect()
 }
 
-/// Whether the tunnel's device is there, ours, as declared and up.
-pub(crate) fn is_open(tunnel: &Tunnel, observed: &Observed) -> bool {
-    observed.ours.devices.get(&tunnel.device()).is_some_and(|device| {
-        device.up
-            && device.collect_metadata
-            && device.protocol == tunnel.protocol
-            && device.port == tunnel.port
-            && (observed.capabilities.programs || !device.stand_in)
-    })
-}
-
 fn receives_on(assignment: &Assignment, observed: &Observed) -> BTreeSet<Lane> {
     let open = |lane: &&Lane| lane.tunnel().is_none_or(|tunnel| is_open(&tunnel, observed));
     assignment.receive_on.iter().filter(open).copied().collect()
-}
-
-fn declare_devices(
-    plan: &mut Desired,
-    assignment: &Assignment,
-    links: &[LocalLink],
-    observed: &Observed,
-    unavailable: &BTreeMap<String, String>,
-    in_use: &BTreeSet<Lane>,
-) {
-    let (Some(address), Some(mtu)) = (assignment.addresses.first(), device_mtu(assignment, links)) else {
-        // Without an underlay nothing can be said of the devices: those that are there stay.
-        for (name, device) in &observed.ours.devices {
-            plan.declare(Item::Device(name.clone()), Reason::InUse, |state| {
-                state.devices.insert(name.clone(), device.clone())
-            });
-        }
-        plan.state.addresses.clone_from(&observed.ours.addresses);
-        return;
-    };
-    if assignment.mtu > mtu {
-        plan.notes.insert(Note::MtuBeyondUnderlay {
-            policy: assignment.mtu,
-            used: mtu,
-        });
-    }
-    let mac = MacAddress::of_node(address);
-    let told = assignment.receive_on.iter().map(|lane| (lane, Reason::Receives));
-    for (lane, reason) in in_use.iter().map(|lane| (lane, Reason::InUse)).chain(told) {
-        let Some(tunnel) = lane.tunnel() else { continue };
-        let name = tunnel.device();
-        if let Some(what) = observed.foreign_devices.get(&name) {
-            plan.notes.insert(Note::ForeignDevice {
-                name,
-                what: what.clone(),
-            });
-            continue;
-        }
-        if let Some(why) = stand_in_without_programs(&name, observed) {
-            plan.notes.insert(Note::NoDevice {
-                name: name.clone(),
-                why: why.to_owned(),
-            });
-        }
-        if let Some(why) = unavailable.get(&name) {
-            plan.notes.insert(Note::NoDevice {
-                name: name.clone(),
-                why: why.clone(),
-            });
-            // One that is there and misbehaves is kept as it is: repairing it was just tried.
-            let Some(is) = observed.ours.devices.get(&name) else {
-                continue;
-            };
-            plan.declare(Item::Device(name.clone()), reason, |state| {
-                state.devices.insert(name, is.clone())
-            });
-            continue;
-        }
-        plan.declare(Item::Device(name.clone()), reason, |state| {
-            state
-                .devices
-                .insert(name.clone(), stand_in::device(&tunnel, mac, mtu, observed))
-        });
-        plan.declare(
-            Item::Sysctl(sysctls::rp_filter(&name)),
-            Reason::ReversePath,
-            |state| state.sysctls.insert(sysctls::rp_filter(&name), "2".to_owned()),
-        );
-        let mut families = BTreeSet::new();
-        for cidr in assignment
-            .pod_cidrs
-            .iter()
-            .filter(|cidr| families.insert(cidr.addr().is_ipv6()))
-        {
-            let address = OnDevice {
-                device: name.clone(),
-                address: router_address(cidr),
-            };
-            plan.declare(Item::Address(address.clone()), Reason::RouterAddress, |state| {
-                state.addresses.insert(address)
-            });
-        }
-    }
 }
 
 fn declare_masquerade(
