@@ -1,7 +1,7 @@
 //! The agent's loop: something happens, a pass follows, status says how it went.
 
 use crate::clean::Cleaner;
-use crate::cni::Directory;
+use crate::cni::{Directory, keep_word};
 use crate::connection::Connection;
 use crate::datapath::{self, Datapath};
 use crate::kernel::events::{Events, Interest};
@@ -232,13 +232,12 @@ impl Agent {
                 if let Some(assignment) = self.world.assignment() {
                     self.connection.notice(&assignment.addresses, &outcome.underlay);
                 }
-                let routed = self.say_routed(outcome);
                 let unproved = self.unproved(outcome);
                 self.ready = match &unproved {
                     None => Ok(()),
                     Some(hindrance) => Err(format!("{}: {hindrance}", hindrance.reason())),
                 };
-                self.connect_pods(found, outcome, unproved, routed);
+                self.connect_pods(found, outcome, unproved);
                 self.report(Some(Ok(outcome)));
             }
             Some(Err(error)) => {
@@ -287,42 +286,36 @@ impl Agent {
         cni::unproved(self.world.assignment()?, &outcome.desired, is_settled)
     }
 
-    /// Says that the node has its routes, once it has: until then a CNI configuration that outlived a boot connects no pod, whose packets
-    /// would follow the default route. The file by which it is said, where that is possible; also where this agent keeps no configuration,
-    /// since one before it may have left one.
-    fn say_routed(&self, outcome: &Outcome) -> Option<String> {
-        let routed = Routed::below(&self.bpffs).ok()?;
-        if outcome.routed {
-            match routed.say() {
-                Ok(true) => {
-                    tracing::info!(file = %routed.path().display(), "the node has its routes: pods may be connected")
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "pods are connected whether the node has its routes or not");
-                    return None;
-                }
-            }
-        }
-        routed.path().to_str().map(str::to_owned)
-    }
-
-    /// Keeps the CNI configuration.
+    /// Keeps the CNI configuration, and the word by which it connects pods.
     fn connect_pods(
         &mut self,
         found: Option<Result<Found, Hindrance>>,
         outcome: &Outcome,
         unproved: Option<Hindrance>,
-        routed: Option<String>,
     ) {
-        let (Some(directory), Some(found), Some(assignment)) = (&self.cni, found, self.world.assignment())
-        else {
+        let Some(assignment) = self.world.assignment() else {
+            return;
+        };
+        let is_former = matches!(&found, Some(Ok(found)) if found.numbers_otherwise(&assignment.pod_cidrs));
+        // Also where this agent keeps no configuration: one before it may have left one.
+        let word = Routed::below(&self.bpffs).ok();
+        let word = word.filter(|word| keep_word(word, outcome.routed, is_former));
+        let (Some(directory), Some(found)) = (&self.cni, found) else {
             return;
         };
         let stands = found.and_then(|found| {
+            let routed = word
+                .as_ref()
+                .and_then(|word| Some(word.path().to_str()?.to_owned()));
             let wanted = cni::config(assignment, self.world.peers(), &outcome.underlay)
                 .map(|config| cni::Config { routed, ..config });
-            directory.carry_out(cni::verdict(wanted, unproved, &found), &found)
+            let verdict = cni::verdict(wanted, unproved, &found);
+            let is_written = verdict.write.is_some();
+            let stands = directory.carry_out(verdict, &found);
+            if let (true, Ok(_), Some(word)) = (is_former && is_written, &stands, &word) {
+                keep_word(word, outcome.routed, false);
+            }
+            stands
         });
         if let Err(why) = &stands
             && self.connected.as_ref() != Some(&stands)

@@ -1,6 +1,7 @@
 //! The directory of CNI configurations from which the node's container runtime takes the first: ours is written whole or not at all, and
 //! never over anybody else's.
 
+use podlane_datapath::Routed;
 use podlane_plan::cni::{Found, Hindrance, NETWORK, Verdict};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -137,6 +138,30 @@ impl Directory {
             _ => format!("{place}: {error}"),
         })
     }
+}
+
+/// Says that pods may be connected, once the node has its routes: until then a configuration that outlived a boot connects no pod, whose
+/// packets would follow the default route. Takes it back while the configuration is of former pod CIDRs. Whether a configuration may ask
+/// for the word.
+pub fn keep_word(word: &Routed, is_routed: bool, is_former: bool) -> bool {
+    let file = word.path().display();
+    let kept = match (is_former, is_routed) {
+        (true, _) => word.take_back().map(|was_said| {
+            if was_said {
+                tracing::info!(%file, "the CNI configuration is of other pod CIDRs than the node's: it connects no pod");
+            }
+        }),
+        (false, true) => word.say().map(|is_new| {
+            if is_new {
+                tracing::info!(%file, "the node has its routes: pods may be connected");
+            }
+        }),
+        (false, false) => Ok(()),
+    };
+    if let Err(error) = &kept {
+        tracing::debug!(%error, "pods are connected whether the node has its routes or not");
+    }
+    kept.is_ok()
 }
 
 /// Whether a configuration is of nothing but the plugin loopback.

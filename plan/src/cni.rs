@@ -10,6 +10,7 @@ pub use config::{Config, NETWORK, config};
 use crate::desired::{Assignment, Desired, Note};
 use crate::lane::Lane;
 use crate::pair::Refusal;
+use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -32,6 +33,15 @@ impl Found {
         let others =
             self.is_taken || !self.before.is_empty() || (self.ours.is_none() && !self.after.is_empty());
         !others
+    }
+
+    /// Whether pods get addresses by our file, and not out of the pod CIDRs that the node has: it has others by now, or none.
+    pub fn numbers_otherwise(&self, pod_cidrs: &[IpNet]) -> bool {
+        self.ours.as_deref().is_some_and(|ours| {
+            let said: BTreeSet<&str> = config::subnets(ours).collect();
+            let are: BTreeSet<String> = pod_cidrs.iter().map(IpNet::to_string).collect();
+            !said.is_empty() && !said.into_iter().eq(are.iter().map(String::as_str))
+        })
     }
 
     fn others(&self) -> BTreeSet<String> {
@@ -148,6 +158,10 @@ pub fn verdict(wanted: Result<Config, Hindrance>, unproved: Option<Hindrance>, f
     let text = wanted.to_string();
     let (write, words) = match (&found.ours, unproved) {
         (Some(ours), _) if *ours == text => (None, wanted.words()),
+        // What is there would number pods from networks that are others' by now: none is connected by it.
+        (Some(_), Some(hindrance)) if found.numbers_otherwise(&wanted.pod_cidrs) => {
+            return stays(Err(hindrance));
+        }
         (Some(_), Some(hindrance)) => (
             None,
             format!(

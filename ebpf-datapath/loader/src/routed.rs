@@ -1,4 +1,4 @@
-//! A word that a boot takes back: this node has its routes.
+//! A word that a boot takes back: this node has its routes, and pods may be connected.
 //!
 //! A BPF file system is empty after each boot and holds no plain files, but symbolic links (`bpf_symlink` in kernel/bpf/inode.c). One that leads to
 //! an empty file is what others can open from then on, and nothing before.
@@ -51,5 +51,15 @@ impl Routed {
             )),
             _ => Ok(true),
         }
+    }
+
+    /// Takes it back. Whether it was said before.
+    ///
+    /// # Errors
+    /// The link cannot be removed.
+    pub fn take_back(&self) -> Result<bool, Failure> {
+        let was_said = fs::symlink_metadata(&self.path).is_ok();
+        unpin(&self.path)?;
+        Ok(was_said)
     }
 }

@@ -14,6 +14,9 @@ pub const NETWORK: &str = "podlane";
 /// The version of the CNI specification that the file is of: containerd 1.6, CRI-O 1.24 and the plugins 1.0 are the first that know it.
 const VERSION: &str = "1.0.0";
 
+/// What stands before a network that pods are numbered from.
+const SUBNET: &str = r#""subnet": ""#;
+
 /// A node's configuration. Displayed as the file that a runtime reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -106,6 +109,13 @@ impl Config {
     }
 }
 
+/// The networks that a file of ours numbers pods from.
+pub(super) fn subnets(file: &str) -> impl Iterator<Item = &str> {
+    file.split(SUBNET)
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+}
+
 /// As the CNI specification 1.0.0 (section 1) and the documents of the plugins ptp, host-local and portmap have it. host-local keeps its
 /// leases where it does by itself, on a disk: pods that outlive an emptied /run keep their addresses.
 impl fmt::Display for Config {
@@ -116,7 +126,7 @@ impl fmt::Display for Config {
             .map(|family| {
                 let subnets: Vec<_> = family
                     .iter()
-                    .map(|cidr| format!(r#"{{"subnet": "{cidr}"}}"#))
+                    .map(|cidr| format!(r#"{{{SUBNET}{cidr}"}}"#))
                     .collect();
                 format!("[{}]", subnets.join(", "))
             })

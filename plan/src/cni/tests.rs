@@ -133,6 +133,49 @@ fn pods_are_connected_once_a_file_is_there() {
     );
 }
 
+#[test]
+fn a_file_of_other_pod_cidrs_is_known() {
+    let cidrs = |list: &str| -> Vec<IpNet> {
+        list.split_whitespace()
+            .map(|cidr| cidr.parse().expect("a CIDR"))
+            .collect()
+    };
+    let file = |list: &str| {
+        let config = Config {
+            pod_cidrs: cidrs(list),
+            mtu: 1450,
+            routed: None,
+        };
+        config.to_string()
+    };
+    for (ours, pod_cidrs, otherwise) in [
+        (Some(file("172.20.0.0/24")), "172.20.0.0/24", false),
+        (
+            Some(file("172.20.0.0/24 fd20::/64")),
+            "fd20::/64 172.20.0.0/24",
+            false,
+        ),
+        (Some(file("172.20.0.0/24")), "172.20.9.0/24", true),
+        (Some(file("172.20.0.0/24")), "172.20.0.0/25", true),
+        (Some(file("172.20.0.0/24")), "172.20.0.0/24 fd20::/64", true),
+        (Some(file("172.20.0.0/24 fd20::/64")), "fd20::/64", true),
+        (Some(file("172.20.0.0/24")), "", true),
+        (None, "172.20.0.0/24", false),
+        // Nothing is known of what it numbers pods from.
+        (Some("old".to_owned()), "172.20.0.0/24", false),
+    ] {
+        let found = Found {
+            ours: ours.clone(),
+            ..Found::default()
+        };
+        assert_eq!(
+            found.numbers_otherwise(&cidrs(pod_cidrs)),
+            otherwise,
+            "{ours:?} {pod_cidrs}"
+        );
+    }
+}
+
 /// `a:proved b:untried …`
 fn desired(peers: &str, receives_on: &[Lane]) -> Desired {
     let silent = Doubt::Silent { answers_on: None };
@@ -252,6 +295,17 @@ fn a_file_is_written_once_lanes_are_proved_and_never_over_anothers() {
         let reason = verdict.standing.map(drop).map_err(|why| why.reason());
         assert_eq!(reason, standing, "{found:?}");
     }
+    // A node that joined again with another pod CIDR connects no pod with an address of the former one.
+    let former = text.replace("172.20.0.0", "172.20.9.0");
+    let rejoined = verdict(
+        Ok(config.clone()),
+        Some(Hindrance::NotInSync),
+        &found(Some(&former), "", ""),
+    );
+    assert_eq!(
+        (rejoined.write, rejoined.standing),
+        (None, Err(Hindrance::NotInSync))
+    );
     // Without a policy what is there stays, and is not said to be as declared.
     let verdict = verdict(Err(Hindrance::NoPolicy), None, &found(Some(&text), "", ""));
     assert_eq!(

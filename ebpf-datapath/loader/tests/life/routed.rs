@@ -25,6 +25,10 @@ fn routes_are_told_of_by_an_empty_file() {
     std::os::unix::fs::symlink("/nowhere", routed.path()).expect("a link");
     assert_eq!(routed.say(), Ok(true));
     assert!(fs::read(routed.path()).is_ok());
+    assert_eq!(routed.take_back(), Ok(true));
+    assert!(fs::read(routed.path()).is_err());
+    assert_eq!(routed.take_back(), Ok(false), "it was taken back");
+    assert_eq!(routed.say(), Ok(true));
     let removed = podlane_datapath::clean(&directory).expect("it is on a bpffs");
     assert!(matches!(removed.as_slice(), [(_, Ok(()))]), "{removed:?}");
     assert!(!directory.exists());
