@@ -10,7 +10,8 @@ help:
 	@echo 'make demo      tell the story in a cluster of its own, of three kubelets: about a minute (the first time 20 minutes, to build)'
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
-	@echo 'make test      everything, from format to end-to-end scenarios'
+	@echo 'make test      from format to scenarios in namespaces: below ten minutes once all is built'
+	@echo 'make test TESTS=all  that, clusters of three kubelets, and older kernels in qemu: about 25 minutes'
 	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded: about 25 minutes'
 	@echo 'make bench     the figures'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
@@ -50,10 +51,11 @@ lab-down:
 	@test -x target/debug/podlane-lab || cargo build --locked -p podlane-e2e
 	@$(lab) down
 
+# TESTS=all: with the slow part, which is the scenarios with kubelets and the older kernels. Continuous integration runs that.
 test:
-	@./.ci/test
+	@./.ci/test $(if $(filter all,$(TESTS)),--all,$(if $(TESTS),$(error TESTS is all or empty)))
 
-# What `make test` does with a million packets, and what it does a few times.
+# What `make test TESTS=all` does with a million packets, and what it does a few times.
 proof: deps control-plane build
 	@./e2e/helm/fetch >/dev/null
 	@PODLANE_PROOF_PACKETS=10000000 cargo test --locked -p podlane-e2e --test changes
