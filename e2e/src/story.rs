@@ -15,6 +15,9 @@ use crate::wait::wait_until;
 /// How long a change of policy may take before a scenario fails; figures are the benchmarks' matter.
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 
+/// How long a change may take whose operator was killed: its lease has to run out before the next one leads.
+pub const LED_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+
 /// The policy's name in every scenario that has one policy.
 pub const POLICY: &str = "default";
 

@@ -99,7 +99,7 @@ fn end_processes(processes: &[StartedProcess]) -> Result<()> {
             let _ = send(process.id, Signal::SIGKILL);
         }
     }
-    patiently(Duration::from_secs(5), ended)
+    patiently(Duration::from_secs(30), ended)
 }
 
 /// Waits although the program is asked to end: that is why it takes the lab down.

@@ -83,7 +83,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Starts a stream of `rate` packets a second (at most 10,000) from one pod to another.
+    /// Starts a stream of `rate` packets a second (at most 10,000) from one pod to another: the first one has been sent.
     pub fn start(lab: &Lab, from: &str, to: &str, rate: u32) -> Result<Self> {
         Self::start_to(lab, from, to, lab.pod_address(to)?, rate, 64)
     }
@@ -121,6 +121,10 @@ impl Stream {
             &size.to_string(),
         ];
         let (sender, sent) = start("send", from, &arguments.map(str::to_owned))?;
+        wait_until("the stream's first packet", Duration::from_secs(10), || {
+            sender.ensure_runs()?;
+            first_line::<Sending>(&sent)
+        })?;
         Ok(Self {
             sender,
             receiver,
@@ -152,6 +156,13 @@ impl Stream {
             elapsed_ms: sent.elapsed_ms,
         })
     }
+}
+
+/// What the sender says when it has sent its first packet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sending {
+    /// Where to.
+    pub sending: SocketAddr,
 }
 
 /// What the receiver says when it has begun.

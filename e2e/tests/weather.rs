@@ -185,15 +185,11 @@ fn slow_apiserver(context: &mut Context) -> Result<()> {
         lab.control_plane()?.apiserver().freeze()?;
         pause(Duration::from_secs(5))?;
         lab.control_plane()?.apiserver().thaw()?;
-        wait_until(
-            "the operator's lease to be renewed",
-            Duration::from_secs(5),
-            || {
-                let after = renewed(lab)?;
-                ensure!(after != before, "renewed at {after}");
-                Ok(())
-            },
-        )?;
+        wait_until("the operator's lease to be renewed", BACK_WITHIN, || {
+            let after = renewed(lab)?;
+            ensure!(after != before, "renewed at {after}");
+            Ok(())
+        })?;
     }
     wait_until("the change to be carried out", BACK_WITHIN, || {
         wait_until_ready(lab)

@@ -187,15 +187,25 @@ pub fn processes_within(path: &str) -> Result<BTreeSet<i32>> {
     Ok(found)
 }
 
-/// Removes a control group and those below it; nothing may run in them.
+/// Removes a control group and those below it; nothing may run in them. A group stays busy for a moment after its last process has ended:
+/// that is waited for.
 pub fn remove(path: &str) -> Result<()> {
+    const STAYS_BUSY: Duration = Duration::from_secs(20);
+    let begun = Instant::now();
     for hierarchy in hierarchies()? {
         for group in groups_below(&hierarchy.root.join(path)).iter().rev() {
-            match fs::remove_dir(group) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {}", group.display()));
+            loop {
+                match fs::remove_dir(group) {
+                    Err(error)
+                        if error.kind() == io::ErrorKind::ResourceBusy && begun.elapsed() < STAYS_BUSY =>
+                    {
+                        sleep(Duration::from_millis(10));
+                    }
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error).with_context(|| format!("cannot remove {}", group.display()));
+                    }
+                    _ => break,
                 }
-                _ => {}
             }
         }
     }

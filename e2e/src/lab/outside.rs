@@ -1,5 +1,7 @@
 //! What another process than the one that brought it up does to a lab.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
 use crate::ledger;
@@ -34,11 +36,13 @@ fn remove_unwritten_ledger(name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Takes down the labs that were to end with their program and whose program has ended without doing it.
+/// Takes down the labs that were to end with their program and whose program has ended without doing it; but not those that a test
+/// program which still runs looks after: it may have ended their program itself.
 pub fn down_orphans() -> Result<Vec<String>> {
     let mut ended = Vec::new();
     for name in ledger::labs()? {
-        if let Some(state) = ledger::read(&name)?
+        if !is_of_running_test(&name)
+            && let Some(state) = ledger::read(&name)?
             && !state.outlives_owner
             && !state.is_held()
         {
@@ -47,6 +51,13 @@ pub fn down_orphans() -> Result<Vec<String>> {
         }
     }
     Ok(ended)
+}
+
+/// Whether a lab is called as test programs call theirs (`test-PID…`), by another one than this, which runs.
+fn is_of_running_test(name: &str) -> bool {
+    name.strip_prefix("test-")
+        .and_then(|rest| rest.split('-').next()?.parse::<u32>().ok())
+        .is_some_and(|test| test != std::process::id() && Path::new("/proc").join(test.to_string()).exists())
 }
 
 /// What a user types to take a lab down.

@@ -25,13 +25,15 @@ const RECEIVE_BUFFER: usize = 64 << 20;
 /// When nothing has come for so long after the sender's end, nothing will.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// Sends packets of `size` bytes, `rate` a second, until `count` are sent or `orders` say to stop (a line, or its end).
+/// Sends packets of `size` bytes, `rate` a second, until `count` are sent or `orders` say to stop (a line, or its end). `begun` is
+/// called when the first one is sent.
 pub fn send(
     to: SocketAddr,
     rate: u32,
     size: u16,
     count: Option<u64>,
     orders: impl BufRead + Send + 'static,
+    begun: impl FnOnce() -> Result<()>,
 ) -> Result<SendReport> {
     if rate == 0 || rate > MAX_RATE {
         bail!("a rate is from 1 to {MAX_RATE} packets a second");
@@ -55,6 +57,7 @@ pub fn send(
     let mut due = begin;
     let mut refused = BTreeMap::new();
     let mut number = 0;
+    let mut begun = Some(begun);
     while count.is_none_or(|count| number < count) {
         match orders.try_recv() {
             Err(TryRecvError::Empty) => {}
@@ -80,6 +83,9 @@ pub fn send(
         }
         number += 1;
         due += step;
+        if let Some(begun) = begun.take() {
+            begun()?;
+        }
     }
     let elapsed_ms = u64::try_from(begin.elapsed().as_millis()).context("a stream's duration")?;
     Ok(SendReport {
@@ -226,7 +232,13 @@ mod tests {
             )
         });
         let to = told.recv().unwrap();
-        let sent = send(to, 10_000, 64, Some(500), silence()).unwrap();
+        let mut begun = 0;
+        let sent = send(to, 10_000, 64, Some(500), silence(), || {
+            begun += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(begun, 1);
         assert_eq!((sent.sent, sent.refused.len()), (500, 0));
         std::io::Write::write_all(&mut writer, b"finish 500\n").unwrap();
         let report = receiver.join().unwrap().unwrap();
@@ -239,8 +251,8 @@ mod tests {
     #[test]
     fn rates_and_sizes_beyond_the_limits_are_refused() {
         let to = ([127, 0, 0, 1], 9).into();
-        assert!(send(to, 0, 64, Some(1), silence()).is_err());
-        assert!(send(to, 10_001, 64, Some(1), silence()).is_err());
-        assert!(send(to, 1, 15, Some(1), silence()).is_err());
+        assert!(send(to, 0, 64, Some(1), silence(), || Ok(())).is_err());
+        assert!(send(to, 10_001, 64, Some(1), silence(), || Ok(())).is_err());
+        assert!(send(to, 1, 15, Some(1), silence(), || Ok(())).is_err());
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn killed(context: &mut Context) -> Result<()> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    let up = wait_until("containers in the cluster", Duration::from_secs(180), || {
+    let up = wait_until("containers in the cluster", Duration::from_secs(480), || {
         if let Some(status) = program.try_wait()? {
             return Ok(Err(status));
         }

@@ -152,7 +152,7 @@ pub(crate) fn interrupted_up(context: &mut Context) -> Result<()> {
         let status = child.wait()?;
         ensure!(!status.success(), "an interrupted up has ended well");
         ensure!(
-            start.elapsed() < Duration::from_secs(10),
+            start.elapsed() < Duration::from_secs(60),
             "it took {:?}",
             start.elapsed()
         );
@@ -180,7 +180,7 @@ pub(crate) fn killed_foreground(context: &mut Context) -> Result<()> {
     );
     signal(&child, Signal::SIGKILL)?;
     child.wait()?;
-    wait_until("the lab's processes to end", Duration::from_secs(2), || {
+    wait_until("the lab's processes to end", Duration::from_secs(20), || {
         ensure!(
             !processes.iter().any(|process| process.id.runs()),
             "{processes:?}"

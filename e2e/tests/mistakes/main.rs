@@ -9,8 +9,8 @@ use anyhow::{Result, bail, ensure};
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, native_and_vxlan, policy, vxlan,
-    wait_for_condition, wait_until_ready, way,
+    LED_AGAIN_WITHIN, POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, native_and_vxlan, policy,
+    vxlan, wait_for_condition, wait_until_ready, way,
 };
 use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::{pause, wait_until};
@@ -247,13 +247,36 @@ fn with_any_spec(lab: &Lab, plural: &str, then: impl FnOnce() -> Result<()>) -> 
         {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]);
     kubectl.run(&["patch", "crd", &name, "--type=json", "-p", &anything.to_string()])?;
     // The API server takes a moment to serve by the new definition.
-    pause(Duration::from_secs(2))?;
+    wait_until("the API server to take anything", SETTLED_WITHIN, || {
+        takes_anything(lab, &crd)
+    })?;
     let result = then();
     let schema = json!([{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema",
         "value": crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]}]);
     kubectl.run(&["patch", "crd", &name, "--type=json", "-p", &schema.to_string()])?;
-    pause(Duration::from_secs(2))?;
+    wait_until(
+        "the API server to look again at what it takes",
+        SETTLED_WITHIN,
+        || {
+            ensure!(takes_anything(lab, &crd).is_err(), "it takes anything");
+            Ok(())
+        },
+    )?;
     result
+}
+
+/// An error where the API server refuses an object with a spec that is none.
+fn takes_anything(lab: &Lab, crd: &Value) -> Result<()> {
+    let version = &crd["spec"]["versions"][0]["name"];
+    let object = json!({
+        "apiVersion": format!("podlane.io/{}", version.as_str().unwrap_or_default()),
+        "kind": crd["spec"]["names"]["kind"],
+        "metadata": {"name": "anything"},
+        "spec": {"peers": "gone", "routingMode": {}},
+    });
+    lab.kubectl()?
+        .run_with_input(&["create", "--dry-run=server", "-f", "-"], &object.to_string())
+        .map(drop)
 }
 
 fn undecodable_policy(context: &mut Context) -> Result<()> {
@@ -287,7 +310,9 @@ fn undecodable_policy(context: &mut Context) -> Result<()> {
     );
     lab.kubectl()?.run(&["delete", "routingpolicy", "odd"])?;
     apply(lab, &vxlan())?;
-    wait_until_ready(lab)
+    wait_until("the policy to be ready", LED_AGAIN_WITHIN, || {
+        wait_until_ready(lab)
+    })
 }
 
 fn undecodable_slice(context: &mut Context) -> Result<()> {

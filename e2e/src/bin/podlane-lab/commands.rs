@@ -14,7 +14,7 @@ use podlane_e2e::ledger;
 use podlane_e2e::programs::{ClusterPrograms, ControlPlanePrograms};
 use podlane_e2e::scenario::missing_for;
 use podlane_e2e::topology::Topology;
-use podlane_e2e::traffic::{self, Listening};
+use podlane_e2e::traffic::{self, Listening, Sending};
 
 pub(crate) fn up(name: &str, pods: u8, extent: Extent, foreground: bool) -> Result<()> {
     prepare(extent)?;
@@ -144,7 +144,9 @@ pub(crate) fn status(name: &str) -> Result<()> {
 }
 
 pub(crate) fn send(to: SocketAddr, rate: u32, size: u16, count: Option<u64>) -> Result<()> {
-    let report = traffic::send(to, rate, size, count, BufReader::new(stdin()))?;
+    let report = traffic::send(to, rate, size, count, BufReader::new(stdin()), || {
+        print_json(&Sending { sending: to })
+    })?;
     print_json(&report)
 }
 
