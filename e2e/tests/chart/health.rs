@@ -7,6 +7,7 @@ use podlane_e2e::metrics::get;
 use podlane_e2e::process::{Process, Program};
 use podlane_e2e::programs;
 use podlane_e2e::scenario::Context;
+use podlane_e2e::story::LED_AGAIN_WITHIN;
 use podlane_e2e::wait::wait_until;
 use serde_json::Value;
 
@@ -70,13 +71,14 @@ pub(crate) fn told(context: &mut Context) -> Result<()> {
     let outcome = without_apiserver(lab, &operator, (&ready, &live));
     lab.control_plane()?.start_apiserver()?;
     let mut standby = outcome?;
-    wait_until("the agent to be ready", SOON, || {
+    // Pauses between attempts have grown meanwhile.
+    wait_until("the agent to be ready", LED_AGAIN_WITHIN, || {
         let answer = get(lab, NODE, &ready)?;
         ensure!(answer == ok, "{answer:?}");
         Ok(())
     })?;
     // Whether it leads or stands by.
-    wait_until("the other operator to be ready", SOON, || {
+    wait_until("the other operator to be ready", LED_AGAIN_WITHIN, || {
         let answer = probe(lab, &operator, "readinessProbe", "standby-health")?;
         answer.map_err(anyhow::Error::msg)
     })?;

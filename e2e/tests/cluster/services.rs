@@ -14,7 +14,7 @@ pub(crate) fn in_both_modes(context: &mut Context) -> Result<()> {
     all_answer(cluster)?;
     cluster.restart_proxies(ProxyMode::Iptables)?;
     let translates = |rules: Result<String>| rules.is_ok_and(|rules| rules.contains("default/webpod"));
-    wait_until("kube-proxy's rules in iptables", Duration::from_secs(30), || {
+    wait_until("kube-proxy's rules in iptables", Duration::from_secs(240), || {
         let rules = cluster.machine("k8s-ctr")?.run("iptables-save", &["-t", "nat"]);
         ensure!(translates(rules), "none for webpod");
         Ok(())

@@ -190,7 +190,7 @@ fn ensure_bypass(lab: &Lab, lane: &str, nodes: &[&str]) -> Result<()> {
         let before = bypassed()?;
         wait_until(
             &format!("flows to bypass the stack of {node} by {lane}"),
-            Duration::from_secs(5),
+            Duration::from_secs(20),
             || {
                 let now = bypassed()?;
                 ensure!(
@@ -241,8 +241,8 @@ fn tcp_in_every_family(lab: &Lab, from: &str, to: &str) -> Result<()> {
     let (_, pod) = lab.topology().pod(to).with_context(|| format!("no pod {to}"))?;
     for address in &pod.addresses {
         let connection = Connection::start_to(lab, from, to, *address, BLOCKS, Segments::Full)?;
-        // Blocks are written in their time, or later; what counts is what has arrived in the end.
-        sleep(Duration::from_millis(300));
+        // Blocks are written in their time, or later; what counts is what has arrived in the end. There is time for a segment to be sent again.
+        sleep(Duration::from_millis(700));
         let report = connection.finish()?;
         ensure!(report.octets >= ENOUGH, "{from} to {address}: {report:?}");
     }
