@@ -6,6 +6,8 @@ pub const ETHERNET: usize = 14;
 pub const IPV4: usize = 20;
 /// Octets of an IPv6 header (RFC 8200, section 3).
 pub const IPV6: usize = 40;
+/// Octets of a TCP header without options (RFC 9293, section 3.1).
+pub const TCP: usize = 20;
 /// Octets of a UDP header (RFC 768).
 pub const UDP: usize = 8;
 /// Octets of a VXLAN header (RFC 7348, section 5), or of a GENEVE header without options (RFC 8926, section 3.4).

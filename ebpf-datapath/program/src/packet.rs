@@ -107,9 +107,13 @@ pub(crate) struct Encapsulated<O, I> {
 // SAFETY: of what is so itself, each of alignment one, so nothing lies between.
 unsafe impl<O: Ip, I: Ip> Wire for Encapsulated<O, I> {}
 
-/// What any packet is looked at for: an IPv6 header in one of IPv6, and TCP's behind it.
-pub(crate) const LOOKED_AT: u32 =
-    (headers::ETHERNET + headers::OVERHEAD6 + headers::IPV6 + headers::IPV4) as u32;
+/// Up to where a packet is looked at whose IP header stands at an offset: that header, and TCP's behind it. What is beyond is not to be moved into the
+/// linear part: a TCP packet's payload that lies there can no longer be merged with others where it is received (`tcp_try_coalesce`,
+/// net/ipv4/tcp_input.c), and moving it may copy the whole head.
+#[inline(always)]
+pub(crate) const fn looked_at<I: Ip>(at: usize) -> u32 {
+    (at + size_of::<I>() + headers::TCP) as u32
+}
 
 /// Octets of an Ethernet frame before its IP packet, and of an encapsulated one before the inner IP packet.
 pub(crate) const PLAIN: usize = headers::ETHERNET;

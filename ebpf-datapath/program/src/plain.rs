@@ -10,7 +10,7 @@ use podlane_datapath_common::{
 use crate::bypass::{self, BYPASSED};
 use crate::kernel::{FibQuery, Packet, SECOND, fib_code, ticks};
 use crate::maps::{self, NEIGHBOURS, Neighbour};
-use crate::packet::{Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, Plain};
+use crate::packet::{Ip, Ipv4, Ipv6, PLAIN, Plain, looked_at};
 use crate::wire::octets;
 use crate::{counters, flow, inner, probe};
 
@@ -116,7 +116,7 @@ pub(crate) fn leave(packet: &mut Packet) -> i32 {
 
 #[inline(always)]
 fn leave_in_family<I: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
-    packet.pull(LOOKED_AT);
+    packet.pull(looked_at::<I>(PLAIN));
     let Some(frame) = packet.at::<Plain<I>>(0) else {
         return TC_ACT_UNSPEC;
     };

@@ -5,7 +5,7 @@ use podlane_datapath_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use podlane_datapath_common::{NO_LANE_SLOT, PodNetworkKind, Reason, Settings, ip_protocol, settings_flag};
 
 use crate::kernel::Packet;
-use crate::packet::{Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, Plain};
+use crate::packet::{Ip, Ipv4, Ipv6, PLAIN, Plain, looked_at};
 use crate::{bypass, counters, flow, maps, slots};
 
 /// A packet from a pod.
@@ -26,7 +26,7 @@ pub(crate) fn ingress(packet: &mut Packet) -> i32 {
 
 #[inline(always)]
 fn from_pod<I: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
-    packet.pull(LOOKED_AT);
+    packet.pull(looked_at::<I>(PLAIN));
     let Some(frame) = packet.at::<Plain<I>>(0) else {
         return TC_ACT_UNSPEC;
     };
@@ -175,7 +175,7 @@ pub(crate) fn egress(packet: &mut Packet) -> i32 {
 
 #[inline(always)]
 fn to_pod<I: Ip>(packet: &mut Packet, settings: &Settings) {
-    packet.pull(LOOKED_AT);
+    packet.pull(looked_at::<I>(PLAIN));
     let Some(frame) = packet.at::<Plain<I>>(0) else {
         return;
     };

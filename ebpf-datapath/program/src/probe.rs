@@ -122,6 +122,12 @@ fn cut<I: Ip>(packet: &mut Packet, at: usize, short: bool) -> Result<Option<u32>
     }
 }
 
+/// Has the probe in the linear part whose IP header stands at an offset.
+#[inline(always)]
+fn pull<I: Ip>(packet: &mut Packet, at: usize) {
+    packet.pull((at + size_of::<I>() + probe::LENGTH) as u32);
+}
+
 /// Takes a probe that came by a tunnel from a peer; everything before it has been checked.
 #[inline(always)]
 pub(crate) fn take_encapsulated<O: Ip, I: Ip>(
@@ -130,6 +136,7 @@ pub(crate) fn take_encapsulated<O: Ip, I: Ip>(
     slot: u32,
     peer: &Peer,
 ) -> i32 {
+    pull::<I>(packet, encapsulated::<O>());
     let Some(frame) = packet.at::<Plain<O>>(0) else {
         return TC_ACT_SHOT;
     };
@@ -185,6 +192,7 @@ pub(crate) fn take_encapsulated<O: Ip, I: Ip>(
 /// Takes a probe that came by the native lane.
 #[inline(always)]
 pub(crate) fn take_plain<I: Ip>(packet: &mut Packet, settings: &Settings, network: &PodNetwork) -> i32 {
+    pull::<I>(packet, PLAIN);
     let (first, tag, short) = match read::<I>(packet, PLAIN, settings, &network.outer, NATIVE_SLOT) {
         Some(Wanted::Answer { first, tag, short }) => (first, tag, short),
         Some(Wanted::Nothing) => return TC_ACT_SHOT,

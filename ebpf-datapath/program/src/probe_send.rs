@@ -4,11 +4,11 @@
 use core::mem::size_of;
 
 use podlane_datapath_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use podlane_datapath_common::{Address, ip_protocol};
+use podlane_datapath_common::{Address, ip_protocol, probe};
 
 use crate::kernel::{FibQuery, Packet, fib_code, nanoseconds};
 use crate::maps::PROBES;
-use crate::packet::{Ethernet, Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, encapsulated};
+use crate::packet::{Ethernet, Ip, Ipv4, Ipv6, PLAIN, encapsulated};
 
 /// Sent.
 const SENT: i32 = 0;
@@ -24,6 +24,8 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
 fn send(packet: &mut Packet) -> Option<i32> {
     /// The loopback device: as what such a run's packet comes when the agent names no device.
     const LOOPBACK: u32 = 1;
+    /// A probe with the longest headers.
+    const LONGEST: u32 = (encapsulated::<Ipv6>() + size_of::<Ipv6>() + probe::LENGTH) as u32;
     let [a, b, c, d, family] = packet.words();
     let next_hop = match family {
         4 => Address::v4(a),
@@ -34,7 +36,7 @@ fn send(packet: &mut Packet) -> Option<i32> {
     if length > packet.len() && !packet.change_length(length) {
         return None;
     }
-    packet.pull(LOOKED_AT);
+    packet.pull(LONGEST);
     let number = match packet.protocol() {
         ETHERTYPE_IPV4 => number::<Ipv4>(packet),
         ETHERTYPE_IPV6 => number::<Ipv6>(packet),

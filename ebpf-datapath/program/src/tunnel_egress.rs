@@ -9,7 +9,7 @@ use crate::flow::{SentEncapsulated, of_packet};
 use crate::kernel::{Packet, Refusal, TunnelKey};
 use crate::maps;
 use crate::outer::{Outer, encapsulate_by_family, is_resolved, next_hop, send};
-use crate::packet::{HOPS, Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, Plain};
+use crate::packet::{HOPS, Ip, Ipv4, Ipv6, PLAIN, Plain, looked_at};
 use crate::slots;
 
 #[inline(always)]
@@ -36,7 +36,6 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
         Some(peer) if peer.interface != 0 => peer,
         unknown => return leave_to_driver(slot, tunnel, unknown, Reason::NoWay),
     };
-    packet.pull(LOOKED_AT);
     match packet.protocol() {
         ETHERTYPE_IPV4 => encapsulate::<Ipv4>(packet, settings, &key, slot, tunnel, peer),
         ETHERTYPE_IPV6 => encapsulate::<Ipv6>(packet, settings, &key, slot, tunnel, peer),
@@ -63,6 +62,7 @@ fn encapsulate<I: Ip>(
     tunnel: &Tunnel,
     peer: &Peer,
 ) -> i32 {
+    packet.pull(looked_at::<I>(PLAIN));
     let Some(frame) = packet.at::<Plain<I>>(0) else {
         return leave_to_driver(slot, tunnel, Some(peer), Reason::NoRoom);
     };

@@ -5,7 +5,7 @@ use podlane_datapath_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, vni_word}
 use podlane_datapath_common::{NO_LANE_SLOT, Peer, Reason, Settings};
 
 use crate::kernel::Packet;
-use crate::packet::{Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN};
+use crate::packet::{Ip, Ipv4, Ipv6, PLAIN, looked_at};
 use crate::{counters, inner, maps, slots};
 
 #[inline(always)]
@@ -26,7 +26,6 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
     if peer.tunnels & 1 << slot == 0 {
         return counters::drop_packet(slot, Some(peer.index), Reason::ForgedOuter);
     }
-    packet.pull(LOOKED_AT);
     match packet.protocol() {
         ETHERTYPE_IPV4 => take::<Ipv4>(packet, settings, slot, peer),
         ETHERTYPE_IPV6 => take::<Ipv6>(packet, settings, slot, peer),
@@ -36,6 +35,7 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
 
 #[inline(always)]
 fn take<I: Ip>(packet: &mut Packet, settings: &Settings, slot: u32, peer: &Peer) -> i32 {
+    packet.pull(looked_at::<I>(PLAIN));
     if let Err(reason) = inner::check::<I>(packet, PLAIN, settings, peer) {
         return counters::drop_packet(slot, Some(peer.index), reason);
     }

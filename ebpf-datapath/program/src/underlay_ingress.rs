@@ -7,7 +7,7 @@ use podlane_datapath_common::{Peer, Reason, Settings, Tunnel, ip_protocol, setti
 use crate::kernel::{Packet, redirect_in};
 use crate::outer::{decapsulate, first_word, keeps_its_device};
 use crate::packet::{
-    Encapsulated, Encapsulation, Ethernet, Ip, Ipv4, Ipv6, LOOKED_AT, PLAIN, Plain, encapsulated,
+    Encapsulated, Encapsulation, Ethernet, Ip, Ipv4, Ipv6, PLAIN, Plain, encapsulated, looked_at,
 };
 use crate::{bypass, counters, flow, inner, maps, plain, probe, slots};
 
@@ -28,7 +28,7 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
 
 #[inline(always)]
 fn of_family<O: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
-    packet.pull(LOOKED_AT);
+    packet.pull(looked_at::<O>(PLAIN));
     let Some(frame) = packet.at::<Plain<O>>(0).filter(|frame| frame.ip.is_sound()) else {
         return TC_ACT_UNSPEC;
     };
@@ -52,6 +52,7 @@ fn of_family<O: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
 /// A packet for us, with a right tunnel header.
 #[inline(always)]
 fn from_tunnel<O: Ip>(packet: &mut Packet, settings: &Settings, slot: u32, tunnel: &Tunnel) -> i32 {
+    packet.pull(looked_at::<Ipv4>(encapsulated::<O>()));
     let ethertype = packet
         .at::<Ethernet>(encapsulated::<O>() - PLAIN)
         .map_or(0, |ethernet| u16::from_be(ethernet.ethertype.get()));
@@ -83,6 +84,9 @@ fn sender<O: Ip>(packet: &Packet, slot: u32) -> Result<&'static Peer, i32> {
 
 #[inline(always)]
 fn with_inner<O: Ip, I: Ip>(packet: &mut Packet, settings: &Settings, slot: u32, tunnel: &Tunnel) -> i32 {
+    if !I::IS_V4 {
+        packet.pull(looked_at::<I>(encapsulated::<O>()));
+    }
     let flow = flow::of_packet::<I>(packet, settings, encapsulated::<O>());
     if let Some(flow) = &flow
         && let Some(verdict) = bypass::inward_encapsulated::<O, I>(packet, settings, slot, flow)
