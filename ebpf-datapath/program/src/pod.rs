@@ -30,8 +30,16 @@ fn from_pod<I: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
     let Some(frame) = packet.at::<Plain<I>>(0) else {
         return TC_ACT_UNSPEC;
     };
-    if !frame.ip.is_sound() || frame.ip.stays_on_link() {
+    if !frame.ip.is_sound() {
         return TC_ACT_UNSPEC;
+    }
+    if frame.ip.stays_on_link() {
+        // Not forwarded, it may be this node's all the same (broadcast, multicast, link-local), and the driver then takes it, with whatever source.
+        return if may_enter_tunnel(packet, &frame.ip, settings) {
+            counters::drop_packet(NO_LANE_SLOT, None, Reason::TunnelPort)
+        } else {
+            TC_ACT_UNSPEC
+        };
     }
     let interface = packet.ifindex();
     let flow = flow::of_packet::<I>(packet, settings, PLAIN);
@@ -54,7 +62,7 @@ fn from_pod<I: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
     if !is_pods {
         return counters::drop_packet(NO_LANE_SLOT, None, Reason::PodSource);
     }
-    if speaks_to_tunnel(packet, ip, settings) {
+    if may_enter_tunnel(packet, ip, settings) && ip.destination_key().and_then(maps::peer).is_some() {
         return counters::drop_packet(NO_LANE_SLOT, None, Reason::TunnelPort);
     }
     if let Some(flow) = &flow {
@@ -63,20 +71,18 @@ fn from_pod<I: Ip>(packet: &mut Packet, settings: &Settings) -> i32 {
     TC_ACT_UNSPEC
 }
 
-/// Whether a packet goes, or may go, to a tunnel's port of a node: behind this node's own address it would be taken for encapsulated by
-/// this node.
+/// Whether a packet is, or may be, UDP to an open tunnel's port: a peer would take it, behind this node's own address, for encapsulated by this node.
 #[inline(always)]
-fn speaks_to_tunnel<I: Ip>(packet: &Packet, ip: &I, settings: &Settings) -> bool {
+fn may_enter_tunnel<I: Ip>(packet: &Packet, ip: &I, settings: &Settings) -> bool {
     /// From a UDP header's beginning.
     const DESTINATION_PORT: u32 = 2;
-    let may = match udp_at(packet, ip) {
+    match udp_at(packet, ip) {
         Udp::Absent => false,
         Udp::Hidden => true,
         Udp::At(at) => packet
             .copy::<2>(at + DESTINATION_PORT)
             .is_none_or(|port| slots::has_port(settings, u16::from_ne_bytes(port))),
-    };
-    may && ip.destination_key().and_then(maps::peer).is_some()
+    }
 }
 
 /// Where a packet's UDP header is.

@@ -23,7 +23,8 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
     let Some(peer) = maps::peer(key.remote) else {
         return counters::drop_packet(slot, None, Reason::NoPeer);
     };
-    if peer.tunnels & 1 << slot == 0 {
+    // A pod can have the stack take its forged outer headers for a peer's only by a destination that stays on its link: no peer sends to such a one.
+    if key.local != peer.source || peer.tunnels & 1 << slot == 0 {
         return counters::drop_packet(slot, Some(peer.index), Reason::ForgedOuter);
     }
     match packet.protocol() {

@@ -29,6 +29,7 @@ fn main() {
         .tests(cases::probes::TESTS)
         .tests(wire::probe::TESTS)
         .tests(wire::raw::TESTS)
+        .tests(wire::forged::TESTS)
         .tests(wire::native::TESTS)
         .tests(wire::several_ways::TESTS)
         .tests(wire::between_tunnels::TESTS)

@@ -13,7 +13,7 @@ const EPROTO: i64 = -71;
 
 /// What a tunnel device knows of a packet.
 pub(crate) struct TunnelKey {
-    /// The address that `bpf_skb_get_tunnel_key` calls local: on the way out, the peer's.
+    /// The address that `bpf_skb_get_tunnel_key` calls local: on the way out, the peer's; on the way in, the outer destination.
     pub(crate) local: Address,
     /// The address that it calls remote: on the way in, the peer's.
     pub(crate) remote: Address,

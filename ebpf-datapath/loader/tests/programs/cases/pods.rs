@@ -3,7 +3,7 @@
 use super::Table;
 use crate::machine::Hook;
 use crate::model::Verdict::{Drop, Pass};
-use crate::packet::{ACK, Body, IpPacket, frame, ip_packet, tcp, udp};
+use crate::packet::{ACK, Body, IpPacket, SYN, frame, ip_packet, tcp, udp};
 use crate::story::{FROM_POD, OFF_LINK, ON_LINK, OVER_V4, OVER_V6};
 use podlane_datapath_common::{Reason, ip_protocol};
 use podlane_test_namespaces::Test;
@@ -85,6 +85,18 @@ fn pods_send_from_their_own_addresses() {
     table.end();
 }
 
+/// What the stack does not forward, but may take for this node itself.
+const ON_THE_LINK: [(&str, &str); 8] = [
+    (OVER_V4, "255.255.255.255"),
+    (OVER_V4, "224.0.0.1"),
+    ("172.20.0.10", "239.1.2.3"),
+    ("0.0.0.0", "192.168.10.100"),
+    (OVER_V6, "ff02::1"),
+    (OVER_V6, "fe80::1"),
+    ("fe80::1", "fd00:10::100"),
+    ("fd20::a", "ff0e::7"),
+];
+
 fn what_the_stack_does_not_forward_passes() {
     let mut table = Table::new(Hook::PodIngress);
     for (source, destination) in [
@@ -106,6 +118,45 @@ fn what_the_stack_does_not_forward_passes() {
     ] {
         let name = format!("{source} to {destination}");
         table.case(&name, &udp(source, destination).frame(FROM_POD), Pass);
+    }
+    for (source, destination) in ON_THE_LINK {
+        for port in [8472, 6081, 6082, 4789] {
+            let packet = ip_packet(source, destination, Body::Udp(40_000, port, 40));
+            table.case(
+                &format!("{source} to {destination}, port {port}"),
+                &packet.frame(FROM_POD),
+                Drop(Reason::TunnelPort),
+            );
+        }
+        for (name, body) in [
+            ("another port", Body::Udp(8472, 8473, 40)),
+            ("TCP", Body::Tcp(1, 8472, SYN, 0)),
+        ] {
+            let packet = ip_packet(source, destination, body);
+            table.case(
+                &format!("{source} to {destination}, {name}"),
+                &packet.frame(FROM_POD),
+                Pass,
+            );
+        }
+    }
+    // Reports of multicast listeners (RFC 3810, section 5) come behind a header of options.
+    let report = IpPacket {
+        first: 0,
+        options: vec![58, 0, 5, 2, 0, 0, 1, 0],
+        ..ip_packet("fe80::1", "ff02::16", Body::Other(58, vec![143; 28]))
+    };
+    table.case("listeners", &report.frame(FROM_POD), Pass);
+    let to_all = |kinds: &[(u8, usize)]| IpPacket {
+        destination: "ff02::1".parse().expect("an address"),
+        ..extended(kinds)
+    };
+    for kinds in [vec![(60, 8)], vec![(44, 8)], vec![(60, 8); 9]] {
+        table.case(
+            &format!("to all, behind {kinds:?}"),
+            &to_all(&kinds).frame(FROM_POD),
+            Drop(Reason::TunnelPort),
+        );
     }
     let octets = udp("1.2.3.4", "5.6.7.8").octets();
     for ethertype in [0x0806, 0x8100, 0x88a8, 0x8847, 0x88cc, 0x0100] {

@@ -4,7 +4,7 @@ use super::{Kind, plain, right_inner, stranger};
 use crate::machine::Hook;
 use crate::packet::{Body, IpPacket, TunnelHeader, encapsulated, ip_packet, udp};
 use crate::random::{PEERS, Random, own_pod, pod_of};
-use crate::story::{FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER};
+use crate::story::{FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER, TUNNELS};
 use podlane_datapath_common::Reason;
 use std::net::IpAddr;
 
@@ -109,6 +109,23 @@ pub(super) const KINDS: &[Kind] = &[
         Hook::PodIngress,
         Reason::TunnelPort,
         |random| to_tunnel_port(random).frame(FROM_POD),
+    ),
+    (
+        "a pod as a peer, to all on its link",
+        Hook::PodIngress,
+        Reason::TunnelPort,
+        |random| {
+            let mut outer = to_tunnel_port(random);
+            outer.source = random.one_of(&PEERS).parse().expect("an address");
+            let all: [&str; 3] = if outer.source.is_ipv6() {
+                ["ff02::1", "ff02::2", "fe80::1"]
+            } else {
+                ["255.255.255.255", "224.0.0.1", "224.0.0.251"]
+            };
+            outer.destination = random.one_of(&all).parse().expect("an address");
+            let header = TUNNELS[random.below(TUNNELS.len())].0.clone();
+            encapsulated(&outer, FROM_POD, &header, &right_inner(random))
+        },
     ),
     (
         "a pod to a tunnel port, behind options",

@@ -17,7 +17,11 @@ impl Node {
             return Outcome::pass(packet);
         };
         if never_forwarded(&ip) {
-            return Outcome::pass(packet);
+            return if self.may_be_to_a_tunnel(packet.frame, &ip) {
+                self.drop(Reason::TunnelPort, NO_LANE_SLOT, None)
+            } else {
+                Outcome::pass(packet)
+            };
         }
         let segment = segment(packet.frame, &ip);
         if let Some(segment) = &segment
@@ -33,17 +37,8 @@ impl Node {
         if !owned {
             return self.drop(Reason::PodSource, NO_LANE_SLOT, None);
         }
-        if self.peer(&ip.destination).is_some() {
-            let refused = match walk(packet.frame, &ip) {
-                Transport::Udp(port) => self
-                    .open_slots()
-                    .any(|(_, tunnel)| u16::from_be(tunnel.port) == port),
-                Transport::Other => false,
-                Transport::Unknown => true,
-            };
-            if refused {
-                return self.drop(Reason::TunnelPort, NO_LANE_SLOT, None);
-            }
+        if self.peer(&ip.destination).is_some() && self.may_be_to_a_tunnel(packet.frame, &ip) {
+            return self.drop(Reason::TunnelPort, NO_LANE_SLOT, None);
         }
         if let Some(segment) = &segment {
             let seen = FlowState {
@@ -53,6 +48,17 @@ impl Node {
             self.note(packet, segment, seen);
         }
         Outcome::pass(packet)
+    }
+
+    /// Whether it is UDP to the port of an open slot, or cannot be told not to be.
+    fn may_be_to_a_tunnel(&self, frame: &[u8], ip: &Ip) -> bool {
+        match walk(frame, ip) {
+            Transport::Udp(port) => self
+                .open_slots()
+                .any(|(_, tunnel)| u16::from_be(tunnel.port) == port),
+            Transport::Other => false,
+            Transport::Unknown => true,
+        }
     }
 
     /// Egress of a device that leads to a single pod.

@@ -93,8 +93,13 @@ impl Node {
         }
     }
 
-    /// Ingress of a tunnel device.
-    pub(crate) fn tunnel_ingress(&mut self, packet: &Packet<'_>, key: Option<Key>) -> Outcome {
+    /// Ingress of a tunnel device, of what the driver took from an outer packet to this destination.
+    pub(crate) fn tunnel_ingress(
+        &mut self,
+        packet: &Packet<'_>,
+        key: Option<Key>,
+        destination: Address,
+    ) -> Outcome {
         let (false, Some(key)) = (self.closed(), key) else {
             return Outcome::pass(packet);
         };
@@ -104,7 +109,7 @@ impl Node {
         let Some(peer) = self.peers.get(&key.peer).copied() else {
             return self.drop(Reason::NoPeer, slot, None);
         };
-        if peer.tunnels & 1 << slot == 0 {
+        if destination != peer.source || peer.tunnels & 1 << slot == 0 {
             return self.drop(Reason::ForgedOuter, slot, Some(peer.index));
         }
         let inner = match self.checked_inner(packet.frame, Ip::behind_ethernet(packet.frame, 0), &peer) {

@@ -2,6 +2,7 @@
 //! kernel's own tunnel devices as the other end.
 
 pub(crate) mod between_tunnels;
+pub(crate) mod forged;
 pub(crate) mod kernel;
 pub(crate) mod native;
 pub(crate) mod open_vswitch;

@@ -238,6 +238,18 @@ fn what_the_driver_decapsulates_is_checked() {
             inner("172.20.1.10", "172.20.0.10"),
         ),
         (
+            "to all on the underlay",
+            udp(OVER_V4, "192.168.10.255"),
+            1,
+            inner("172.20.2.10", "172.20.0.10"),
+        ),
+        (
+            "to everybody on the underlay",
+            udp(OVER_V4, "255.255.255.255"),
+            1,
+            inner("172.20.2.10", "172.20.0.10"),
+        ),
+        (
             "from another's pod",
             outer_from(OVER_V4),
             1,
@@ -283,10 +295,7 @@ fn what_the_driver_decapsulates_is_checked() {
     ] {
         let header = crate::packet::TunnelHeader::vxlan(8472, vni);
         let frame = packet.frame(IN_TUNNEL);
-        let from = match outer.source {
-            std::net::IpAddr::V4(source) => podlane_datapath_common::Address::of_v4_octets(source.octets()),
-            std::net::IpAddr::V6(source) => podlane_datapath_common::Address::of_v6_octets(source.octets()),
-        };
+        let [from, to] = [outer.source, outer.destination].map(|end| address(&end.to_string()));
         let key = Key {
             peer: from,
             vni,
@@ -294,7 +303,7 @@ fn what_the_driver_decapsulates_is_checked() {
         };
         far.send(&encapsulated(&by_driver(outer), FROM_ROUTER, &header, &frame));
         let at = wire.machine.packet(&frame, wire.devices.tunnel, 0);
-        let outcome = wire.machine.model.tunnel_ingress(&at, Some(key));
+        let outcome = wire.machine.model.tunnel_ingress(&at, Some(key), to);
         if outcome.verdict == Verdict::Pass {
             counts[0] += 1;
             let mut expected = forwarded(&frame);
@@ -325,7 +334,7 @@ fn form_of_probe() -> IpPacket {
 }
 
 /// Waits until the model's counters are the programs', at most two seconds.
-fn settle(wire: &mut Wire) {
+pub(super) fn settle(wire: &mut Wire) {
     for _ in 0..40 {
         if wire.machine.lanes() == wire.machine.model.lanes {
             return;
