@@ -38,13 +38,13 @@ reasons! {
     ForgedInner = 4 "ForgedInner";
     /// Encapsulated by a peer, but for no pod of this node.
     NotHere = 5 "NotHere";
-    /// The inner packet is cut off, or neither IPv4 nor IPv6.
+    /// The inner packet is cut off, or neither IPv4 nor IPv6; or a frame has two priority tags.
     Malformed = 6 "Malformed";
     /// A plain packet on the underlay with a pod's source, and no native lane with that pod's node.
     PlainPodSource = 7 "PlainPodSource";
     /// The same with a native lane, from another link-layer address than that node's.
     WrongLinkAddress = 8 "WrongLinkAddress";
-    /// From a pod, with a source that is not the pod's.
+    /// From a pod, with a source that is not the pod's, or that a priority tag hides.
     PodSource = 9 "PodSource";
     /// From a pod, to a node's tunnel port.
     TunnelPort = 10 "TunnelPort";

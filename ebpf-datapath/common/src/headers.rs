@@ -22,6 +22,9 @@ pub const ETHERTYPE_IPV4: u16 = 0x0800;
 /// Ethertype of IPv6.
 pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 
+/// Ethertypes of VLAN tags (IEEE 802.1Q): a customer's, and a provider's.
+pub const ETHERTYPES_VLAN: [u16; 2] = [0x8100, 0x88a8];
+
 /// The first word of a VXLAN header: the flag that the VNI is valid, all else zero. Network byte order.
 pub const VXLAN_FIRST: u32 = 0x0800_0000_u32.to_be();
 /// The first word of a GENEVE header: version 0, no options, no flags, Ethernet inside (0x6558). Network byte order.

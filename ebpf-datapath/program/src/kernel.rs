@@ -14,9 +14,10 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{
     bpf_clone_redirect, bpf_csum_update, bpf_get_hash_recalc, bpf_skb_adjust_room, bpf_skb_change_proto,
-    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_vlan_pop,
 };
 use aya_ebpf::programs::TcContext;
+use podlane_datapath_common::headers::{ETHERNET, ETHERTYPES_VLAN};
 
 pub(crate) use self::clock::{SECOND, jiffies, nanoseconds, ticks};
 pub(crate) use self::fib::{FibQuery, fib_code};
@@ -91,6 +92,30 @@ impl Packet {
     pub(crate) fn protocol(&self) -> u16 {
         // SAFETY: as in `field`.
         u16::from_be(unsafe { (*self.skb).protocol } as u16)
+    }
+
+    /// The number of the VLAN whose tag is the frame's first; none: it is not tagged. At an ingress hook the kernel has that tag in the metadata
+    /// (`skb_vlan_untag`, net/core/skbuff.c), with BPF_PROG_TEST_RUN in the frame.
+    #[inline(always)]
+    pub(crate) fn vlan(&self) -> Option<u16> {
+        /// Beside priority and eligibility to be dropped.
+        const NUMBER: u16 = 0xfff;
+        if self.vlan_present() != 0 {
+            // SAFETY: as in `field`.
+            return Some(unsafe { (*self.skb).vlan_tci } as u16 & NUMBER);
+        }
+        if !ETHERTYPES_VLAN.contains(&self.protocol()) {
+            return None;
+        }
+        self.copy::<2>(ETHERNET as u32)
+            .map(|tag| u16::from_be_bytes(tag) & NUMBER)
+    }
+
+    /// Takes the first tag off; a second one is in the metadata then. False: refused.
+    #[inline(always)]
+    pub(crate) fn take_tag(&mut self) -> bool {
+        // SAFETY: takes the context.
+        unsafe { bpf_skb_vlan_pop(self.skb) == 0 }
     }
 
     /// The five words that belong to programs.

@@ -14,8 +14,12 @@ pub(crate) fn ingress(packet: &mut Packet) -> i32 {
     let Some(settings) = maps::settings() else {
         return TC_ACT_UNSPEC;
     };
-    if packet.vlan_present() != 0 {
-        return TC_ACT_UNSPEC;
+    match packet.vlan() {
+        None => {}
+        // Behind this hook the kernel takes such a frame for this device's own, with or without another tag of that kind (`__netif_receive_skb_core`,
+        // net/core/dev.c).
+        Some(0) => return counters::drop_packet(NO_LANE_SLOT, None, Reason::PodSource),
+        Some(_) => return TC_ACT_UNSPEC,
     }
     match packet.protocol() {
         ETHERTYPE_IPV4 => from_pod::<Ipv4>(packet, settings),

@@ -2,7 +2,9 @@
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use podlane_datapath_common::headers::{ECN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VXLAN_FIRST, ecn_in};
-use podlane_datapath_common::{Peer, Reason, Settings, Tunnel, ip_protocol, settings_flag, tunnel_flag};
+use podlane_datapath_common::{
+    NO_LANE_SLOT, Peer, Reason, Settings, Tunnel, ip_protocol, settings_flag, tunnel_flag,
+};
 
 use crate::kernel::{Packet, redirect_in};
 use crate::outer::{decapsulate, first_word, keeps_its_device};
@@ -16,13 +18,29 @@ pub(crate) fn run(packet: &mut Packet) -> i32 {
     let Some(settings) = maps::settings() else {
         return TC_ACT_UNSPEC;
     };
-    if packet.vlan_present() != 0 {
-        return TC_ACT_UNSPEC;
+    if let Err(verdict) = untag(packet) {
+        return verdict;
     }
     match packet.protocol() {
         ETHERTYPE_IPV4 => of_family::<Ipv4>(packet, settings),
         ETHERTYPE_IPV6 => of_family::<Ipv6>(packet, settings),
         _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// Takes a priority tag off, which has no VLAN's number: the kernel, too, takes such a frame for this device's own, behind this hook
+/// (`__netif_receive_skb_core`, net/core/dev.c). The error: what becomes of a frame that is another device's, or has two such tags, by which
+/// nobody says anything.
+#[inline(always)]
+fn untag(packet: &mut Packet) -> Result<(), i32> {
+    match packet.vlan() {
+        None => Ok(()),
+        Some(0) => match packet.take_tag().then(|| packet.vlan()) {
+            Some(None) => Ok(()),
+            Some(Some(1..)) => Err(TC_ACT_UNSPEC),
+            Some(Some(0)) | None => Err(counters::drop_packet(NO_LANE_SLOT, None, Reason::Malformed)),
+        },
+        Some(_) => Err(TC_ACT_UNSPEC),
     }
 }
 

@@ -24,6 +24,7 @@ fn main() {
         .tests(cases::inner::TESTS)
         .tests(cases::plain::TESTS)
         .tests(cases::pods::TESTS)
+        .tests(cases::tagged::TESTS)
         .tests(cases::bypass::TESTS)
         .tests(cases::refused::TESTS)
         .tests(cases::probes::TESTS)

@@ -176,6 +176,15 @@ pub(crate) fn frame(link: Link, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// The frame with a VLAN's tag, of this ethertype: priority and number.
+pub(crate) fn tagged(frame: &[u8], ethertype: u16, tag: u16) -> Vec<u8> {
+    let mut tagged = frame[..12].to_vec();
+    tagged.extend(ethertype.to_be_bytes());
+    tagged.extend(tag.to_be_bytes());
+    tagged.extend(&frame[12..]);
+    tagged
+}
+
 /// The header of a tunnel.
 #[derive(Clone, Debug)]
 pub(crate) struct TunnelHeader {

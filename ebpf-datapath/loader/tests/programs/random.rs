@@ -2,7 +2,7 @@
 
 use crate::model::probe_tag;
 use crate::packet::{
-    ACK, Body, FIN, IpPacket, Link, RST, SYN, TunnelHeader, encapsulated, form, ip_packet, probe_body,
+    ACK, Body, FIN, IpPacket, Link, RST, SYN, TunnelHeader, encapsulated, form, ip_packet, probe_body, tagged,
 };
 use crate::story::{
     FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER, IN_TUNNEL, OFF_LINK, ON_LINK, OVER_V4, OVER_V6, TO_POD, TUNNELS,
@@ -357,7 +357,13 @@ pub(crate) fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
         4 | 5 => frame[at] = random.octet(),
         6 | 7 if at + 2 <= frame.len() => frame[at..at + 2].copy_from_slice(&random.one_of(&WORDS)),
         8 => frame.truncate(at.max(15)),
-        9 => frame.extend((0..random.below(40)).map(|octet| octet as u8)),
+        9 if random.once_in(2) => frame.extend((0..random.below(40)).map(|octet| octet as u8)),
+        9 => {
+            for _ in 0..1 + random.below(2) {
+                let tag = random.one_of(&[0, 0, 0, 0xe000, 5]);
+                *frame = tagged(frame, random.one_of(&[0x8100, 0x88a8]), tag);
+            }
+        }
         10 if frame.len() > 40 => {
             let at = 14 + random.below(frame.len() - 30);
             frame.remove(at);

@@ -7,6 +7,7 @@ pub(crate) mod plain;
 pub(crate) mod pods;
 pub(crate) mod probes;
 pub(crate) mod refused;
+pub(crate) mod tagged;
 
 use crate::machine::{Hook, Machine};
 use crate::model::{Node, Verdict};

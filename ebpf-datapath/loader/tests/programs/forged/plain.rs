@@ -2,7 +2,7 @@
 
 use super::{Kind, plain, right_inner, stranger};
 use crate::machine::Hook;
-use crate::packet::{Body, IpPacket, TunnelHeader, encapsulated, ip_packet, udp};
+use crate::packet::{Body, IpPacket, TunnelHeader, encapsulated, ip_packet, tagged, udp};
 use crate::random::{PEERS, Random, own_pod, pod_of};
 use crate::story::{FROM_NEIGHBOUR, FROM_POD, FROM_ROUTER, TUNNELS};
 use podlane_datapath_common::Reason;
@@ -61,6 +61,38 @@ pub(super) const KINDS: &[Kind] = &[
                 &TunnelHeader::vxlan(8472, vni),
                 &right_inner(random),
             )
+        },
+    ),
+    (
+        "plain, of a pod, behind a priority tag",
+        Hook::UnderlayIngress,
+        Reason::PlainPodSource,
+        |random| {
+            let (six, peer) = (random.once_in(2), random.one_of(&[0, 2]));
+            let plain = plain(pod_of(random, peer, six), own_pod(random, six)).frame(FROM_ROUTER);
+            behind_priority(random, &plain)
+        },
+    ),
+    (
+        "plain, of a pod, behind two priority tags",
+        Hook::UnderlayIngress,
+        Reason::Malformed,
+        |random| {
+            let six = random.once_in(2);
+            let plain = plain(pod_of(random, 0, six), own_pod(random, six)).frame(FROM_ROUTER);
+            let one = behind_priority(random, &plain);
+            behind_priority(random, &one)
+        },
+    ),
+    (
+        "a pod as anybody, behind a priority tag",
+        Hook::PodIngress,
+        Reason::PodSource,
+        |random| {
+            let (six, peer) = (random.once_in(2), random.below(4));
+            let packet = plain(pod_of(random, peer, six), own_pod(random, six));
+            let frame = any_body(random, packet);
+            behind_priority(random, &frame)
         },
     ),
     (
@@ -161,6 +193,11 @@ pub(super) const KINDS: &[Kind] = &[
         },
     ),
 ];
+
+fn behind_priority(random: &mut Random, frame: &[u8]) -> Vec<u8> {
+    let priority = (random.below(16) as u16) << 12;
+    tagged(frame, random.one_of(&[0x8100, 0x88a8]), priority)
+}
 
 fn any_body(random: &mut Random, packet: IpPacket) -> Vec<u8> {
     let body = crate::random::body(random);

@@ -3,7 +3,7 @@
 use super::{Kind, right_inner, stranger};
 use crate::machine::Hook;
 use crate::packet::{
-    ACK, Body, IpPacket, TunnelHeader, encapsulated, form, frame, ip_packet, probe_body, tcp, udp,
+    ACK, Body, IpPacket, TunnelHeader, encapsulated, form, frame, ip_packet, probe_body, tagged, tcp, udp,
 };
 use crate::random::{PEERS, Random, own_pod, pod_of};
 use crate::story::{FROM_ROUTER, IN_TUNNEL, OFF_LINK, ON_LINK, OVER_V4, OVER_V6, TUNNELS, outer_from};
@@ -152,6 +152,20 @@ pub(super) const KINDS: &[Kind] = &[
                 |random| pod_of(random, peer, six).to_string(),
                 |random| own_pod(random, six).to_string(),
             )
+        },
+    ),
+    (
+        "inner source of another peer's pod, behind a priority tag",
+        Hook::UnderlayIngress,
+        Reason::ForgedInner,
+        |random| {
+            let (six, peer) = (random.once_in(2), 1 + random.below(3));
+            let frame = inner_between(
+                random,
+                |random| pod_of(random, peer, six).to_string(),
+                |random| own_pod(random, six).to_string(),
+            );
+            tagged(&frame, 0x8100, (random.below(16) as u16) << 12)
         },
     ),
     (

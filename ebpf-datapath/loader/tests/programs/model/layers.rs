@@ -71,6 +71,23 @@ pub(crate) fn be16(frame: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([octets[0], octets[1]]))
 }
 
+/// Whether a VLAN's tag is to be behind a frame's addresses.
+pub(crate) fn is_tagged(frame: &[u8]) -> bool {
+    matches!(be16(frame, 12), Some(0x8100 | 0x88a8))
+}
+
+/// The number of the VLAN whose tag is there.
+pub(crate) fn vlan(frame: &[u8]) -> Option<u16> {
+    be16(frame, 14)
+        .filter(|_| is_tagged(frame))
+        .map(|tag| tag & 0xfff)
+}
+
+/// The frame without that tag; none, where nothing whole is behind it.
+pub(crate) fn untagged(frame: &[u8]) -> Option<Vec<u8>> {
+    (frame.len() >= 18).then(|| [&frame[..12], &frame[16..]].concat())
+}
+
 /// The address of sixteen octets.
 pub(crate) fn address6(octets: &[u8]) -> Address {
     Address::of_v6_octets(octets.try_into().expect("sixteen octets"))

@@ -1,7 +1,7 @@
 //! The programs at the pods' devices and at the underlay's egress.
 
 use super::flows::{family_number, segment};
-use super::layers::{Family, Ip, Transport, walk};
+use super::layers::{Family, Ip, Transport, vlan, walk};
 use super::{Node, Outcome, Packet};
 use podlane_datapath_common::{
     FlowKind, FlowState, NATIVE_SLOT, NO_LANE_SLOT, PodNetworkKind, Reason, headers,
@@ -12,6 +12,9 @@ impl Node {
     pub(crate) fn pod_ingress(&mut self, packet: &Packet<'_>) -> Outcome {
         if self.closed() {
             return Outcome::pass(packet);
+        }
+        if vlan(packet.frame) == Some(0) {
+            return self.drop(Reason::PodSource, NO_LANE_SLOT, None);
         }
         let Some(ip) = Ip::behind_ethernet(packet.frame, 0) else {
             return Outcome::pass(packet);

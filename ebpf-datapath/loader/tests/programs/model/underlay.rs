@@ -2,10 +2,10 @@
 
 use super::encapsulation::{decapsulated, ecn_after_decapsulation, first_word, set_ecn};
 use super::flows::segment;
-use super::layers::{Family, Ip, Name, be16};
+use super::layers::{Family, Ip, Name, be16, is_tagged, untagged, vlan};
 use super::{Node, Outcome, Packet, Verdict};
 use podlane_datapath_common::{
-    FlowKind, FlowState, Peer, PodNetworkKind, Reason, Tunnel, headers, ip_protocol, peer_flag,
+    FlowKind, FlowState, NO_LANE_SLOT, Peer, PodNetworkKind, Reason, Tunnel, headers, ip_protocol, peer_flag,
     settings_flag, tunnel_flag,
 };
 
@@ -24,6 +24,29 @@ impl Node {
         if self.closed() {
             return Outcome::pass(packet);
         }
+        match vlan(packet.frame) {
+            None => self.untagged(packet),
+            Some(0) => self.without_priority_tag(packet),
+            Some(_) => Outcome::pass(packet),
+        }
+    }
+
+    fn without_priority_tag(&mut self, packet: &Packet<'_>) -> Outcome {
+        match untagged(packet.frame) {
+            Some(frame) if !is_tagged(&frame) => self.untagged(&Packet {
+                frame: &frame,
+                ..*packet
+            }),
+            // The kernel takes the second one off, too, and has it beside the packet.
+            Some(frame) if vlan(&frame) != Some(0) && untagged(&frame).is_some() => Outcome {
+                verdict: Verdict::Pass,
+                frame: untagged(&frame).expect("as just seen"),
+            },
+            _ => self.drop(Reason::Malformed, NO_LANE_SLOT, None),
+        }
+    }
+
+    fn untagged(&mut self, packet: &Packet<'_>) -> Outcome {
         let Some(ip) = Ip::behind_ethernet(packet.frame, 0) else {
             return Outcome::pass(packet);
         };

@@ -171,7 +171,7 @@ fn packets_from_the_wire_reach_the_pod() {
 }
 
 /// What the pod gets of a frame from the wire, and whether past the stack.
-fn received(wire: &mut Wire, frame: &[u8]) -> (Vec<u8>, bool) {
+pub(super) fn received(wire: &mut Wire, frame: &[u8]) -> (Vec<u8>, bool) {
     let machine = &mut wire.machine;
     machine.ask_time();
     let entered = machine.expect(Hook::UnderlayIngress, frame, wire.devices.underlay, 0);
