@@ -30,6 +30,8 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 /// include/uapi/asm-generic/errno.h.
 const EALREADY: i64 = -114;
+/// include/linux/errno.h.
+const ENOTSUPP: i64 = -524;
 /// include/uapi/linux/if_packet.h.
 const PACKET_HOST: u32 = 0;
 const PACKET_OTHERHOST: u32 = 3;
@@ -43,6 +45,9 @@ pub(crate) struct Packet {
 pub(crate) enum Refusal {
     /// The packet is marked as encapsulated already.
     Encapsulated,
+    /// The packet is of a kind that the kernel makes no room in: of many segments, which are neither TCP's nor UDP's datagrams (`bpf_skb_net_grow`,
+    /// net/core/filter.c), or too long. Nothing has been changed.
+    Unsupported,
     /// Anything else.
     Other,
 }
@@ -211,6 +216,7 @@ impl Packet {
         match unsafe { bpf_skb_adjust_room(self.skb, length, BEHIND_ETHERNET, flags) } {
             0 => Ok(()),
             EALREADY => Err(Refusal::Encapsulated),
+            ENOTSUPP => Err(Refusal::Unsupported),
             _ => Err(Refusal::Other),
         }
     }

@@ -82,14 +82,17 @@ fn encapsulate<I: Ip>(
     let source_port = match encapsulate_by_family::<I>(packet, settings, &outer, true) {
         Ok(port) => port,
         // The driver encapsulates what is marked so already: it leaves the inner headers' places, which are right still, as they are
-        // (`iptunnel_handle_offloads`, net/ipv4/ip_tunnel_core.c).
-        Err(Refusal::Encapsulated) => {
+        // (`iptunnel_handle_offloads`, net/ipv4/ip_tunnel_core.c). It also encapsulates packets of many segments of any kind: SCTP's, and fragments of UDP.
+        Err(refusal)
+            if matches!(refusal, Refusal::Encapsulated)
+                || matches!(refusal, Refusal::Unsupported) && packet.gso_size() != 0 =>
+        {
             if tunnel.flags & tunnel_flag::STAND_IN == 0 {
                 counters::sent(slot, peer.index, length, false);
             }
             return leave_to_driver(slot, tunnel, Some(peer), Reason::NoRoom);
         }
-        Err(Refusal::Other) => return counters::drop_packet(slot, Some(peer.index), Reason::NoRoom),
+        Err(_) => return counters::drop_packet(slot, Some(peer.index), Reason::NoRoom),
     };
     if let Some(flow) = flow {
         flow.stamp_encapsulated(
