@@ -27,6 +27,11 @@ pub fn of_watch(error: &watcher::Error) -> String {
     }
 }
 
+/// Whether the API server has looked at what it was given and will not take it, however often that is tried.
+pub fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if matches!(status.code, 400 | 422))
+}
+
 /// How long a refusal asks to be left alone, within reason.
 pub fn asks_to_wait(error: &Error) -> Duration {
     match error {

@@ -3,8 +3,9 @@
 //! A cluster without policies and without RoutingNodes has never had a leading operator, since RoutingNodes are the first thing
 //! that one makes. Whoever deletes the last policy later on gets none back.
 
-use crate::failure::{API_SERVER, asks_to_wait, words};
+use crate::failure::{API_SERVER, asks_to_wait, is_refusal, words};
 use crate::said::Said;
+use crate::watch::Shared;
 use kube::api::{ListParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::{Api, Client, Error, Resource};
@@ -15,21 +16,37 @@ use std::time::Instant;
 /// The first policy's name.
 const NAME: &str = "default";
 
-/// Makes it if it is to be made. Goes on until that is clear: nothing else may be written before.
-pub async fn make(client: &Client, spec: &Value) {
+/// Makes it if it is to be made. Goes on until that is clear: no RoutingNode may be written before. A spec that the API server does not
+/// take keeps the operator from being ready, in words; whoever makes a policy by hand ends that.
+pub async fn make(client: &Client, spec: &Value, shared: &Shared) {
     let mut backoff = API_SERVER;
     let mut said = Said::default();
     loop {
         match attempt(client, spec).await {
-            Ok(true) => return tracing::info!("made the first RoutingPolicy, {NAME}"),
-            Ok(false) => return,
+            Ok(is_made) => {
+                shared.obstacle.set(None);
+                if is_made {
+                    tracing::info!("made the first RoutingPolicy, {NAME}");
+                }
+                return;
+            }
             Err(error) => {
                 let why = words(&error);
                 if said.is_news("", &why, Instant::now()) {
                     tracing::error!(why, "cannot make the first RoutingPolicy; trying again");
                 }
-                let wait = backoff.fail(rand::random());
-                tokio::time::sleep(wait.max(asks_to_wait(&error))).await;
+                let is_refused = is_refusal(&error);
+                shared.obstacle.set(is_refused.then(|| {
+                    format!(
+                        "the first RoutingPolicy is refused: {why}: correct firstPolicy and upgrade the release, or apply a policy"
+                    )
+                }));
+                let wait = backoff.fail(rand::random()).max(asks_to_wait(&error));
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    // Perhaps somebody has made one.
+                    () = shared.changed.notified(), if is_refused => {}
+                }
             }
         }
     }

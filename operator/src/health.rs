@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub enum Question {
     /// Whether its loop turns: if not, it is to be started anew.
     Live,
-    /// Whether it has seen all that it decides from, whether it leads or stands by.
+    /// Whether it has seen all that it decides from, whether it leads or stands by, and whether a leader was given what it can work with.
     Ready,
 }
 
@@ -40,6 +40,24 @@ impl Pulse {
     fn stuck_for(&self) -> Option<Duration> {
         let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         last.map(|last| last.elapsed()).filter(|since| *since >= STUCK)
+    }
+}
+
+/// What a leader cannot do, and nobody but a user can mend; None: nothing.
+#[derive(Debug, Default)]
+pub struct Obstacle(Mutex<Option<String>>);
+
+impl Obstacle {
+    /// There is this, or nothing any more.
+    pub fn set(&self, obstacle: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = obstacle;
+    }
+
+    /// What there is, in one line.
+    fn words(&self) -> Option<String> {
+        let obstacle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = obstacle.as_ref()?.lines().map(str::trim);
+        Some(lines.collect::<Vec<_>>().join(" "))
     }
 }
 
@@ -77,7 +95,7 @@ fn answer(shared: &Shared) -> String {
     };
     let unseen = shared.world().unseen();
     let ready = match unseen.as_slice() {
-        [] => "ok".to_owned(),
+        [] => shared.obstacle.words().unwrap_or_else(|| "ok".to_owned()),
         unseen => format!("not all of these have been seen yet: {}", unseen.join(", ")),
     };
     format!("live: {live}\nready: {ready}\n")
@@ -120,6 +138,15 @@ mod tests {
             shared.world().is_listed(kind);
         }
         assert_eq!(answer(&shared), "live: ok\nready: ok\n", "it stands by");
+        shared
+            .obstacle
+            .set(Some("the first policy is refused:\n  422".to_owned()));
+        assert_eq!(
+            answer(&shared),
+            "live: ok\nready: the first policy is refused: 422\n"
+        );
+        shared.obstacle.set(None);
+        assert_eq!(answer(&shared), "live: ok\nready: ok\n");
         shared.pulse.beat();
         tokio::time::advance(STUCK - Duration::from_secs(1)).await;
         assert!(answer(&shared).starts_with("live: ok\n"));

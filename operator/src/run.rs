@@ -175,9 +175,6 @@ struct Leader<'a> {
 
 impl Leader<'_> {
     async fn act(&mut self, shared: &Shared) -> Infallible {
-        if let Some(spec) = &self.configuration.first_policy {
-            first_policy::make(&self.client, spec).await;
-        }
         let agents = self.configuration.agents.as_ref();
         let rollout = async {
             match agents {
@@ -185,8 +182,15 @@ impl Leader<'_> {
                 None => pending().await,
             }
         };
+        let first_policy = self.configuration.first_policy.as_ref();
+        let passes = async {
+            if let Some(spec) = first_policy {
+                first_policy::make(&self.client, spec, shared).await;
+            }
+            passes::run(shared, &mut self.applier).await
+        };
         tokio::select! {
-            never = passes::run(shared, &mut self.applier) => never,
+            never = passes => never,
             never = rollout => never,
         }
     }

@@ -1,7 +1,7 @@
 //! Keeping the picture: one watch a kind. While a watch fails, what was seen last stays.
 
 use crate::failure::{API_SERVER, is_expiry, of_watch, watch_asks_to_wait};
-use crate::health::Pulse;
+use crate::health::{Obstacle, Pulse};
 use crate::said::Said;
 use crate::seen::{Seen, SeenNode};
 use crate::world::{Change, Kind, Source, World};
@@ -30,6 +30,8 @@ pub struct Shared {
     pub nodes_changed: Notify,
     /// The leader's loop turns.
     pub pulse: Pulse,
+    /// What the leader cannot do, and nobody but a user can mend.
+    pub obstacle: Obstacle,
 }
 
 impl Shared {
@@ -40,6 +42,7 @@ impl Shared {
             changed: Notify::new(),
             nodes_changed: Notify::new(),
             pulse: Pulse::default(),
+            obstacle: Obstacle::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use podlane_e2e::story::LED_AGAIN_WITHIN;
 use podlane_e2e::wait::wait_until;
 use serde_json::Value;
 
-use super::installed::{HEALTH, SOON, daemon_set, running, wait_until_ready};
+use super::installed::{HEALTH, SOON, daemon_set, release, running, start_operator, wait_until_ready};
 
 /// The node whose agent is started anew.
 const NODE: &str = "k8s-w1";
@@ -87,6 +87,61 @@ pub(crate) fn told(context: &mut Context) -> Result<()> {
         lab.operator()?.restart()?;
     }
     wait_until_ready(lab)
+}
+
+pub(crate) fn first_policy_refused(context: &mut Context) -> Result<()> {
+    let lab = running(context)?;
+    let kubectl = lab.kubectl()?.clone();
+    // As in a cluster that has never had an operator.
+    lab.operator()?.stop(SOON)?;
+    kubectl.run(&["delete", "routingpolicies,routingnodes", "--all"])?;
+    let before = daemon_set(lab)?["metadata"]["uid"].clone();
+    kubectl.run(&["delete", "daemonset", "podlane-agent", "-n", SYSTEM_NAMESPACE])?;
+    // Host bits, which only the API server sees.
+    release(
+        lab,
+        4,
+        &["upgrade"],
+        &["firstPolicy.nativeRoutingCIDRs={172.20.0.1/16}"],
+    )?;
+    start_operator(lab)?;
+    let deployment = kubectl.get(&["deployment", "podlane-operator", "-n", SYSTEM_NAMESPACE])?;
+    let operator = deployment["spec"]["template"]["spec"]["containers"][0].clone();
+    wait_until("the operator to say what is wrong", SOON, || {
+        let answer = probe(lab, &operator, "readinessProbe", HEALTH)?;
+        let said = answer.err().context("it is ready")?;
+        for words in [
+            "the first RoutingPolicy is refused: 422",
+            "without host bits",
+            "correct firstPolicy",
+        ] {
+            ensure!(said.contains(words), "{words} is not in: {said}");
+        }
+        Ok(())
+    })?;
+    let live = probe(lab, &operator, "livenessProbe", HEALTH)?;
+    ensure!(live.is_ok(), "{live:?}");
+    wait_until("the agents' DaemonSet all the same", SOON, || {
+        let now = daemon_set(lab)?["metadata"]["uid"].clone();
+        ensure!(now != before, "still the old one");
+        Ok(())
+    })?;
+    let told = kubectl.run(&["get", "routingnodes", "-o", "name"])?;
+    ensure!(
+        told.is_empty(),
+        "the corrected policy would not be the first: {told}"
+    );
+
+    release(lab, 4, &["upgrade"], &[])?;
+    lab.operator()?.stop(SOON)?;
+    start_operator(lab)?;
+    wait_until("the first policy", SOON, || {
+        kubectl.get(&["routingpolicy", "default"]).map(drop)
+    })?;
+    wait_until_ready(lab)?;
+    let ready = probe(lab, &operator, "readinessProbe", HEALTH)?;
+    ensure!(ready.is_ok(), "{ready:?}");
+    Ok(())
 }
 
 /// Starts an agent and an operator without an API server, and asks them. Returns the operator.

@@ -52,6 +52,10 @@ fn main() -> ExitCode {
                 health::told,
             ),
             scenario(
+                "where the API server refuses the first policy, agents come all the same, and the operator says why it is not ready",
+                health::first_policy_refused,
+            ),
+            scenario(
                 "an agent's token writes its own node's status and nothing else",
                 own_node::enforced,
             ),
