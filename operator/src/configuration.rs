@@ -43,6 +43,9 @@ pub struct Agents {
     /// Whether agents load tunnels' drivers that the kernel does not load by itself: a right over the whole node.
     #[serde(default)]
     pub load_modules: bool,
+    /// How long an agent may take to prove itself, in seconds, its image pulled, before it is said on the policies that the rollout has
+    /// stopped.
+    pub patience_seconds: u64,
     /// text or json.
     pub log_format: String,
     /// As RUST_LOG is written.
@@ -139,6 +142,7 @@ agents:
   imagePullSecrets: [{"name":"registry"}]
   apiServer: {host: "192.168.10.100", port: 6443}
   cni: {confDir: "/etc/cni/net.d", confName: "10-podlane.conflist"}
+  patienceSeconds: 120
   logFormat: json
   logLevel: "info"
   metrics: "127.0.0.1:9964"

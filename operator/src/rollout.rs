@@ -1,17 +1,20 @@
 //! The agents' rollout: their DaemonSet is kept as configured, and their pods are replaced node after node.
 //!
-//! [`daemon_set`] says what the DaemonSet is to be and [`next`] which pod is replaced next; both are pure. Here is the shell: two
-//! watches, one server-side apply, one deletion at a time.
+//! [`daemon_set`] says what the DaemonSet is to be, [`next`] which pod is replaced next, and `standing` when it is to be said that one
+//! is waited for; all are pure. Here is the shell: two watches, one server-side apply, one deletion at a time.
 
+mod before;
 pub mod daemon_set;
 pub mod next;
 mod seen;
+mod standing;
 
 use crate::configuration::Agents;
-use crate::failure::{API_SERVER, asks_to_wait, of_watch, words};
+use crate::failure::{API_SERVER, asks_to_wait, is_refusal, of_watch, words};
 use crate::said::Said;
 use crate::watch::Shared;
-use crate::world::StoppedRollout;
+use crate::world::{self, StoppedRollout};
+use before::Before;
 use daemon_set::{Declared, Owner, declare};
 use futures::stream::{BoxStream, select};
 use futures::{StreamExt, TryStreamExt};
@@ -21,9 +24,10 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Error, ResourceExt};
-use next::{AgentPod, Next, has_programs, next};
+use next::{AgentPod, Known, Next, next};
 use podlane_plan::backoff::Backoff;
 use seen::{SeenDaemonSet, SeenPod};
+use standing::{Look, Say, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
@@ -35,9 +39,6 @@ const MANAGER: &str = "podlane-operator";
 const LOOK: Duration = Duration::from_secs(1);
 /// How long without an event until everything is looked at all the same.
 const RESYNC: Duration = Duration::from_secs(60);
-/// How long an agent may take to prove itself before it is said on the policies that the rollout has stopped. Its image has to be
-/// pulled in that time.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The labels by which agents' pods are found.
 pub(crate) fn agent_labels() -> BTreeMap<&'static str, &'static str> {
@@ -58,13 +59,13 @@ pub async fn run(client: &Client, namespace: &str, agents: &Agents, shared: &Sha
         shared,
         owner: None,
         declared: None,
-        had_programs: BTreeSet::new(),
+        before: BTreeMap::new(),
         applied: None,
         seen: None,
         found: BTreeMap::new(),
         listing: None,
         is_listed: false,
-        waits: None,
+        standing: None,
         backoff: API_SERVER,
         said: Said::default(),
     };
@@ -102,8 +103,8 @@ struct Rollout<'a> {
     owner: Option<Owner>,
     /// The DaemonSet as it is to be.
     declared: Option<Declared>,
-    /// The nodes whose last agent but the present had programs that encapsulated: the present one's have to.
-    had_programs: BTreeSet<String>,
+    /// What agents of another template said last of their nodes, by the node's name.
+    before: BTreeMap<String, Before>,
     /// The DaemonSet as it was after the last apply: its uid and its generation.
     applied: Option<(Option<String>, i64)>,
     /// As it was seen last.
@@ -113,8 +114,8 @@ struct Rollout<'a> {
     /// Those of a list that has yet to end.
     listing: Option<BTreeMap<String, AgentPod>>,
     is_listed: bool,
-    /// The node that is waited for, if it is one, and since when.
-    waits: Option<(Option<String>, Instant)>,
+    /// How it stands; None: the cluster has yet to be seen.
+    standing: Option<Standing>,
     backoff: Backoff,
     said: Said,
 }
@@ -170,8 +171,10 @@ impl Rollout<'_> {
                 self.said.is_over("watch");
             }
             Event::Apply(pod) => {
-                if let Some(pod) = pod.agent() {
-                    self.found.insert(pod.name.clone(), pod);
+                let name = pod.name_any();
+                match pod.agent() {
+                    Some(pod) => drop(self.found.insert(name, pod)),
+                    None => drop(self.found.remove(&name)),
                 }
             }
             Event::Delete(pod) => {
@@ -190,21 +193,31 @@ impl Rollout<'_> {
                 }
                 wait
             }
-            Err(error) => {
-                let why = words(&error);
+            Err(Failed { what, error }) => {
+                let why = format!("{what}: {}", words(&error));
                 if self.said.is_news("write", &why, std::time::Instant::now()) {
                     tracing::warn!(why, "agents cannot be rolled out; trying again");
                 }
+                let look = if is_refusal(&error) {
+                    Look::Refused
+                } else {
+                    Look::Waits(None)
+                };
+                self.look(look, why);
                 self.backoff.fail(rand::random()).max(asks_to_wait(&error))
             }
         }
     }
 
-    async fn keep(&mut self) -> Result<Duration, Error> {
+    async fn keep(&mut self) -> Result<Duration, Failed> {
         // No agent comes to a node before it is known what the node can do.
         let Some(without) = self.without_agents() else {
             return Ok(LOOK);
         };
+        self.standing.get_or_insert_with(|| {
+            let has_stopped = self.shared.world().says_that_rollout_has_stopped();
+            Standing::new(Duration::from_secs(self.agents.patience_seconds), has_stopped)
+        });
         let owner = match self.owner.take() {
             Some(owner) => owner,
             None => self.find_owner().await?,
@@ -227,9 +240,10 @@ impl Rollout<'_> {
         world.is_whole().then(|| world.without_agents())
     }
 
-    async fn find_owner(&self) -> Result<Owner, Error> {
+    async fn find_owner(&self) -> Result<Owner, Failed> {
         let name = &self.agents.owner;
-        let owner = self.deployments.get_metadata(name).await?;
+        let owner = self.deployments.get_metadata(name).await;
+        let owner = owner.map_err(Failed::at(|| format!("the Deployment {name} cannot be read")))?;
         Ok(Owner {
             name: name.clone(),
             uid: owner.uid().unwrap_or_default(),
@@ -237,7 +251,7 @@ impl Rollout<'_> {
     }
 
     /// Applies the DaemonSet unless it is as it was after the last time.
-    async fn apply(&mut self) -> Result<(), Error> {
+    async fn apply(&mut self) -> Result<(), Failed> {
         let is_as_applied = self.applied.as_ref().is_some_and(|(uid, generation)| {
             self.seen.as_ref().is_none_or(|seen| {
                 let (seen_uid, seen_generation) = seen.identity();
@@ -252,7 +266,13 @@ impl Rollout<'_> {
         let set = self
             .daemon_sets
             .patch(&self.agents.name, &parameters, &Patch::Apply(&declared.object))
-            .await?;
+            .await
+            .map_err(Failed::at(|| {
+                format!(
+                    "the API server does not take the DaemonSet {}, which is made of the chart's values under agents",
+                    self.agents.name
+                )
+            }))?;
         let (uid, generation) = set.identity();
         tracing::info!(
             generation,
@@ -266,42 +286,57 @@ impl Rollout<'_> {
     }
 
     /// Replaces a pod where it is time to.
-    async fn replace(&mut self) -> Result<Duration, Error> {
+    async fn replace(&mut self) -> Result<Duration, Failed> {
         let (Some(declared), true) = (&self.declared, self.is_listed) else {
             return Ok(LOOK);
         };
         let Some(scheduled) = self.seen.as_ref().and_then(SeenDaemonSet::scheduled) else {
             return Ok(RESYNC);
         };
-        let (pod, waits) = {
+        let (pod, look, why) = {
             let world = self.shared.world();
-            let record = |node: &str| world.routing_nodes.get(node);
-            let is_outdated = |pod: &&AgentPod| pod.template.as_deref() != Some(&declared.template);
-            for pod in self.found.values().filter(is_outdated) {
-                match has_programs(pod, record(&pod.node)) {
-                    Some(true) => drop(self.had_programs.insert(pod.node.clone())),
-                    Some(false) => drop(self.had_programs.remove(&pod.node)),
-                    None => {}
-                }
+            let template = declared.template.as_str();
+            for pod in self.found.values().filter(|pod| !pod.is_of(template)) {
+                let before = self.before.entry(pod.node.clone()).or_default();
+                before.note(pod, world.routing_nodes.get(&pod.node));
             }
-            let had_programs = |node: &str| self.had_programs.contains(node);
-            match next(
-                &declared.template,
-                scheduled,
-                self.found.values(),
-                record,
-                had_programs,
-            ) {
-                Next::Done => (None, None),
-                Next::Wait(wait) => (None, Some((wait.node().map(str::to_owned), wait.to_string()))),
-                Next::Replace(pod) => (Some(pod.clone()), None),
+            let known = Known {
+                world: &world,
+                before: &self.before,
+            };
+            let has_begun = self.found.values().any(|pod| pod.is_of(template));
+            match next(template, scheduled, &self.found, known) {
+                Next::Done => (None, Look::Proved, String::new()),
+                Next::Wait(wait) => (
+                    None,
+                    Look::Waits(wait.node().map(str::to_owned)),
+                    wait.to_string(),
+                ),
+                Next::Replace(pod) if has_begun => (Some(pod.clone()), Look::Proved, String::new()),
+                Next::Replace(pod) => (Some(pod.clone()), Look::Begun, String::new()),
             }
         };
-        let is_over = pod.is_none() && waits.is_none();
-        self.wait_for(waits);
-        let Some(pod) = pod else {
-            return Ok(if is_over { RESYNC } else { LOOK });
+        let wait = match look {
+            Look::Proved if pod.is_none() => RESYNC,
+            _ => LOOK,
         };
+        match &look {
+            Look::Waits(node) if self.said.is_news("wait", &why, std::time::Instant::now()) => {
+                tracing::info!(node, why, "the rollout of agents waits");
+            }
+            Look::Waits(_) => {}
+            _ => {
+                self.said.is_over("wait");
+            }
+        }
+        self.look(look, why);
+        if let Some(pod) = pod {
+            self.delete(&pod).await?;
+        }
+        Ok(wait)
+    }
+
+    async fn delete(&mut self, pod: &AgentPod) -> Result<(), Failed> {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(pod.uid.clone()),
@@ -312,52 +347,65 @@ impl Rollout<'_> {
         match self.pods.delete(&pod.name, &parameters).await {
             // It has gone by itself.
             Err(Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            other => drop(other?),
+            other => drop(other.map_err(Failed::at(|| format!("the pod {} cannot be deleted", pod.name)))?),
         }
         tracing::info!(node = pod.node, pod = pod.name, "replacing the agent");
         // Until the watch says so.
         if let Some(found) = self.found.get_mut(&pod.name) {
             found.is_ending = true;
         }
-        Ok(LOOK)
+        Ok(())
     }
 
-    /// Takes note of what is waited for, and says so where that takes long.
-    fn wait_for(&mut self, waits: Option<(Option<String>, String)>) {
-        let Some((node, why)) = waits else {
-            self.waits = None;
-            self.said.is_over("wait");
-            return self.tell(None);
-        };
-        let since = match &self.waits {
-            Some((waits, since)) if *waits == node => *since,
-            _ => Instant::now(),
-        };
-        if self.said.is_news("wait", &why, std::time::Instant::now()) {
-            tracing::info!(node, why, "the rollout of agents waits");
-        }
-        self.waits = Some((node.clone(), since));
-        if since.elapsed() < PATIENCE {
+    /// Takes note of what a look came to, and says so where that is due. `why`: what is waited for, or what is refused.
+    fn look(&mut self, look: Look, why: String) {
+        let Some(standing) = &mut self.standing else {
             return;
-        }
-        let template = self.declared.as_ref().map(|declared| declared.template.as_str());
-        let left = self
-            .found
-            .values()
-            .filter(|pod| pod.template.as_deref() != template)
-            .count();
-        self.tell(node.map(|node| StoppedRollout { node, why, left }));
+        };
+        let node = match &look {
+            Look::Waits(node) => node.clone(),
+            _ => None,
+        };
+        let rollout = match standing.take(look, Instant::now()) {
+            Say::Same => return,
+            Say::Goes => world::Rollout::Goes,
+            Say::Stopped => {
+                let template = self
+                    .declared
+                    .as_ref()
+                    .map_or("", |declared| declared.template.as_str());
+                let is_left = |pod: &&AgentPod| !pod.is_of(template) && node.as_ref() != Some(&pod.node);
+                world::Rollout::Stopped(StoppedRollout {
+                    left: self.found.values().filter(is_left).count(),
+                    node,
+                    why,
+                })
+            }
+        };
+        self.tell(rollout);
     }
 
-    fn tell(&self, stopped: Option<StoppedRollout>) {
+    fn tell(&self, rollout: world::Rollout) {
         let mut world = self.shared.world();
-        if world.rollout == stopped {
+        if world.rollout == rollout {
             return;
         }
-        if let Some(StoppedRollout { node, why, left }) = &stopped {
+        if let world::Rollout::Stopped(StoppedRollout { node, why, left }) = &rollout {
             tracing::warn!(node, why, left, "the rollout of agents has stopped");
         }
-        world.rollout = stopped;
+        world.rollout = rollout;
         self.shared.changed.notify_one();
+    }
+}
+
+/// What could not be done.
+struct Failed {
+    what: String,
+    error: Error,
+}
+
+impl Failed {
+    fn at(what: impl FnOnce() -> String) -> impl FnOnce(Error) -> Self {
+        |error| Self { what: what(), error }
     }
 }

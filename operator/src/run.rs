@@ -7,7 +7,7 @@ use crate::options::{Command, Options};
 use crate::seen::{Seen, SeenNode};
 use crate::uninstall::{self, Uninstall, UninstallError, Uninstalled};
 use crate::watch::{Shared, follow};
-use crate::world::World;
+use crate::world::{Rollout, World};
 use crate::{first_policy, health, passes, rollout};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -179,7 +179,10 @@ impl Leader<'_> {
         let rollout = async {
             match agents {
                 Some(agents) => rollout::run(&self.client, self.namespace, agents, shared).await,
-                None => pending().await,
+                None => {
+                    shared.world().rollout = Rollout::Goes;
+                    pending().await
+                }
             }
         };
         let first_policy = self.configuration.first_policy.as_ref();

@@ -193,6 +193,13 @@ impl SeenNode {
         Some((found.said.clone(), found.since.clone()))
     }
 
+    /// Whether its kubelet has fallen silent: the node is down, or out of the API server's reach. (Whose node is not ready for another
+    /// reason still starts and ends pods.)
+    pub fn is_away(&self) -> bool {
+        let mut conditions = self.status.conditions.iter().flatten();
+        conditions.any(|condition| condition.kind == "Ready" && condition.said.status == "Unknown")
+    }
+
     /// Why it can have no agent, by what its kubelet says of the machine.
     pub fn unfit(&self) -> Option<Unfit> {
         let info = self.status.node_info.as_ref()?;
@@ -283,6 +290,17 @@ mod tests {
         let node: SeenNode =
             serde_json::from_value(json!({"metadata": {"name": "new"}, "spec": {}})).expect("a node");
         assert_eq!(node.node().name, "new");
+    }
+
+    #[test]
+    fn a_node_is_away_once_its_kubelet_is_silent() {
+        for (status, expected) in [("True", false), ("False", false), ("Unknown", true)] {
+            let conditions =
+                json!([{"type": "DiskPressure", "status": "Unknown"}, {"type": "Ready", "status": status}]);
+            let node = json!({"metadata": {"name": "a"}, "status": {"conditions": conditions}});
+            let node: SeenNode = serde_json::from_value(node).expect("a node");
+            assert_eq!(node.is_away(), expected, "{status}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ mod slices;
 
 pub use names::{Names, Texts};
 pub use nodes::Nodes;
-pub use policies::{Fault, PolicyRecord};
+pub use policies::{Fault, PolicyRecord, ROLLOUT_STOPPED};
 pub use routing_nodes::{NodeRecord, Proving, Report, Trouble, ends_by_itself, known_lanes};
 pub use slices::SliceRecord;
 
@@ -101,8 +101,8 @@ pub struct World {
     pub names: Names,
     /// Since when every node has been doing what it was told, and sending on the same lanes: see [`crate::decide::LINGER`].
     pub settled_since: Option<Timestamp>,
-    /// Why agents are not replaced any further; None: nothing stands in the way.
-    pub rollout: Option<StoppedRollout>,
+    /// How the rollout of agents stands.
+    pub rollout: Rollout,
     /// The lanes that were in use when it was last decided.
     in_use: BTreeSet<Lane>,
     decided_since: BTreeMap<String, (Identity, Timestamp)>,
@@ -110,14 +110,26 @@ pub struct World {
     listed: BTreeSet<Kind>,
 }
 
+/// How the rollout of agents stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rollout {
+    /// Whoever leads has yet to look: what policies say of it stays.
+    #[default]
+    Unknown,
+    /// It goes on, or is over.
+    Goes,
+    /// It has stopped.
+    Stopped(StoppedRollout),
+}
+
 /// A rollout of agents that has stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoppedRollout {
-    /// The node where it has.
-    pub node: String,
-    /// Why, in words that follow the node's name.
+    /// The node where it has; None: at none in particular.
+    pub node: Option<String>,
+    /// Why, in a sentence.
     pub why: String,
-    /// How many agents are left to be replaced.
+    /// How many other agents are left to be replaced.
     pub left: usize,
 }
 
@@ -166,6 +178,13 @@ impl World {
     pub fn without_agents(&self) -> BTreeSet<String> {
         let names = self.nodes.unfit().keys();
         names.filter(|name| self.unfit(name).is_some()).cloned().collect()
+    }
+
+    /// Whether a policy says that the rollout of agents has stopped.
+    pub fn says_that_rollout_has_stopped(&self) -> bool {
+        self.policies
+            .values()
+            .any(PolicyRecord::says_that_rollout_has_stopped)
     }
 
     /// The lanes on which some node says that it sends.

@@ -21,6 +21,7 @@ agents:
   {{- if $agents.loadModules }}
   loadModules: true
   {{- end }}
+  patienceSeconds: {{ $agents.patienceSeconds | default 120 }}
   logFormat: {{ $agents.logFormat }}
   logLevel: {{ $agents.logLevel | quote }}
   metrics: {{ $agents.metrics | quote }}

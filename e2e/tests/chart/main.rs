@@ -68,6 +68,10 @@ fn main() -> ExitCode {
                 rollout::put_back,
             ),
             scenario(
+                "a DaemonSet that the API server refuses is said on the policies, and no agent is touched",
+                rollout::refused,
+            ),
+            scenario(
                 "a node whose kernel is too old has no agent, and its policy says why",
                 rollout::left_out,
             ),

@@ -12,7 +12,8 @@ use podlane_e2e::wait::{pause, wait_until};
 use serde_json::{Value, json};
 
 use super::installed::{
-    NODES, SOON, daemon_set, make_pod, name, release, running, start_agent, start_operator, wait_until_ready,
+    NODES, SOON, daemon_set, helm, make_pod, name, release, running, start_agent, start_operator,
+    wait_until_ready,
 };
 
 /// How long a rollout that has stopped is watched.
@@ -45,6 +46,12 @@ fn observe(lab: &Lab, before: &str) -> Result<String> {
         ensure!(template != before, "still {before}");
         Ok((set, template))
     })?;
+    say_seen(lab, &set)?;
+    Ok(template)
+}
+
+/// Says of the DaemonSet what its controller would once it has seen it and made all pods.
+fn say_seen(lab: &Lab, set: &Value) -> Result<()> {
     let count = NODES.len();
     let status = json!({"status": {
         "observedGeneration": set["metadata"]["generation"],
@@ -61,7 +68,7 @@ fn observe(lab: &Lab, before: &str) -> Result<String> {
         "-p",
         &status.to_string(),
     ])?;
-    Ok(template)
+    Ok(())
 }
 
 fn template(set: &Value) -> Result<String> {
@@ -135,6 +142,39 @@ pub(crate) fn one_by_one(context: &mut Context) -> Result<()> {
         "a rollout that is over goes on: {last:?}"
     );
     Ok(())
+}
+
+pub(crate) fn refused(context: &mut Context) -> Result<()> {
+    let lab = running(context)?;
+    let before = daemon_set(lab)?;
+    say_seen(lab, &before)?;
+    // More than the limit of 128 Mi.
+    let values = ["agents.resources.requests.memory=256Mi"];
+    release(lab, 4, &["upgrade", "--reuse-values"], &values)?;
+    lab.operator()?.stop(SOON)?;
+    start_operator(lab)?;
+    let message = wait_for_condition(
+        lab,
+        "routingpolicy",
+        "default",
+        "Ready",
+        "False",
+        "RolloutStopped",
+    )?;
+    for words in [
+        "the API server does not take the DaemonSet podlane-agent",
+        "must be less than or equal to memory limit",
+        "helm rollback",
+    ] {
+        ensure!(message.contains(words), "{words} is not in: {message}");
+    }
+    let now = daemon_set(lab)?;
+    ensure!(now["spec"] == before["spec"], "{}", now["spec"]);
+    ensure!(ending(lab)?.is_empty(), "agents are replaced: {:?}", ending(lab)?);
+    helm(lab, 4, &["rollback", "podlane"])?;
+    lab.operator()?.stop(SOON)?;
+    start_operator(lab)?;
+    wait_until_ready(lab)
 }
 
 pub(crate) fn put_back(context: &mut Context) -> Result<()> {

@@ -5,6 +5,7 @@ use super::cover::cover;
 use super::govern::Tally;
 use super::readiness::{Assessment, Refused, Wait};
 use super::words::{agree, count, list};
+use crate::world::{PolicyRecord, ROLLOUT_STOPPED, Rollout};
 use podlane_crds::reason::MOVING;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,21 +111,42 @@ pub(super) fn without_programs(view: &View<'_>, assessment: &Assessment<'_>) -> 
     ))
 }
 
-/// A rollout of agents that has stopped at one of the policy's nodes.
-pub(super) fn of_rollout(view: &View<'_>, tally: &Tally<'_>) -> Option<Finding> {
-    let stopped = view.world.rollout.as_ref()?;
-    let place = view.world.nodes.place(&stopped.node).ok()?;
-    tally.governed.contains(&place).then(|| Finding {
-        reason: "RolloutStopped".to_owned(),
-        summary: format!("the rollout of agents has stopped at {}", stopped.node),
-        advice: format!(
-            "{}. {} left as they were; see the pod's log, and roll back with helm rollback or forward to a version that works",
-            stopped.why,
-            match stopped.left {
-                1 => "1 other agent is".to_owned(),
-                left => format!("{left} other agents are"),
-            }
+/// A rollout of agents that has stopped: at one of the policy's nodes, or at none in particular.
+pub(super) fn of_rollout(view: &View<'_>, record: &PolicyRecord, tally: &Tally<'_>) -> Option<Finding> {
+    let (summary, advice) = match &view.world.rollout {
+        Rollout::Goes => return None,
+        Rollout::Unknown if record.says_that_rollout_has_stopped() => (
+            "the rollout of agents has stopped".to_owned(),
+            "The operator that leads since a moment has yet to look where".to_owned(),
         ),
+        Rollout::Unknown => return None,
+        Rollout::Stopped(stopped) => {
+            let place = match &stopped.node {
+                Some(node) => {
+                    let place = view.world.nodes.place(node).ok()?;
+                    tally.governed.contains(&place).then(|| format!(" at {node}"))?
+                }
+                None if tally.governed.is_empty() => return None,
+                None => String::new(),
+            };
+            let left = match stopped.left {
+                0 => "No other agent is left to be replaced",
+                1 => "1 other agent is left as it was",
+                left => &format!("{left} other agents are left as they were"),
+            };
+            (
+                format!("the rollout of agents has stopped{place}"),
+                format!(
+                    "{}. {left}; roll back with helm rollback or forward to what works",
+                    stopped.why
+                ),
+            )
+        }
+    };
+    Some(Finding {
+        reason: ROLLOUT_STOPPED.to_owned(),
+        summary,
+        advice,
     })
 }
 

@@ -90,7 +90,7 @@ impl Verdict {
             findings.push(no_nodes(tally));
         }
         findings.extend(findings::of_nodes(view, assessment));
-        findings.extend(findings::of_rollout(view, tally));
+        findings.extend(findings::of_rollout(view, record, tally));
 
         let is_busy = !(assessment.waiting.is_empty() && assessment.not_yet.is_empty());
         let old = find(&record.status.conditions, ConditionType::Progressing);

@@ -1,7 +1,7 @@
 //! What policies say of themselves.
 
 use super::simulation::{Cluster, Step};
-use crate::world::StoppedRollout;
+use crate::world::{Rollout, StoppedRollout};
 use serde_json::json;
 
 #[test]
@@ -169,8 +169,8 @@ fn a_rollout_that_has_stopped_is_said_on_the_policy_of_its_node_alone() {
         json!({"routingMode": "tunnel", "priority": 1, "nodeSelector": {"matchLabels": {"name": "k8s-w0"}}});
     cluster.policy("far", 2, far);
     cluster.settle();
-    cluster.world.rollout = Some(StoppedRollout {
-        node: "k8s-w0".to_owned(),
+    cluster.world.rollout = Rollout::Stopped(StoppedRollout {
+        node: Some("k8s-w0".to_owned()),
         why: "the agent in pod podlane-agent-x does not run".to_owned(),
         left: 2,
     });
@@ -182,9 +182,48 @@ fn a_rollout_that_has_stopped_is_said_on_the_policy_of_its_node_alone() {
         "{message}"
     );
     assert_eq!(cluster.condition("all", "Ready").1, "AsDeclared");
-    cluster.world.rollout = None;
+    cluster.world.rollout = Rollout::Goes;
     cluster.settle();
     assert_eq!(cluster.condition("far", "Ready").1, "AsDeclared");
+    // What is at no node concerns every policy that governs any.
+    cluster.world.rollout = Rollout::Stopped(StoppedRollout {
+        node: None,
+        why: "the API server refuses the agents' DaemonSet".to_owned(),
+        left: 0,
+    });
+    cluster.settle();
+    for policy in ["all", "far"] {
+        let (_, reason, message) = cluster.condition(policy, "Ready");
+        assert_eq!(reason, "RolloutStopped");
+        assert!(
+            message.starts_with("the rollout of agents has stopped. the API server refuses"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn a_new_leader_leaves_a_stopped_rollout_stopped_until_it_has_looked() {
+    let mut cluster = Cluster::of_three();
+    cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+    cluster.settle();
+    cluster.world.rollout = Rollout::Stopped(StoppedRollout {
+        node: Some("k8s-w0".to_owned()),
+        why: "the agent in pod podlane-agent-x does not run".to_owned(),
+        left: 2,
+    });
+    cluster.settle();
+    let mut cluster = cluster.restarted();
+    assert_eq!(cluster.world.rollout, Rollout::Unknown);
+    assert!(cluster.world.says_that_rollout_has_stopped());
+    for _ in 0..3 {
+        cluster.pass();
+        assert_eq!(cluster.condition("default", "Ready").1, "RolloutStopped");
+    }
+    cluster.world.rollout = Rollout::Goes;
+    cluster.settle();
+    assert_eq!(cluster.condition("default", "Ready").1, "AsDeclared");
+    assert!(!cluster.world.says_that_rollout_has_stopped());
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //!
 //! One at a time, and the next one only when every agent of the new template has proved itself. So a version that does not work
 //! stops at the first node, and the others keep theirs. Agents that do not work as it is go first: a version that mends
-//! what the last one broke begins where that one stopped.
+//! what the last one broke begins where that one stopped. Nodes whose kubelets have fallen silent are left for when they are back.
 
-use crate::world::{NodeRecord, Proving};
+use super::before::{Before, Excuses};
+use crate::world::{Proving, World};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// An agent's pod.
@@ -20,14 +22,34 @@ pub struct AgentPod {
     pub template: Option<String>,
     /// Whether its containers run, and say that they are well.
     pub is_ready: bool,
+    /// Whether its containers run, whatever they say of themselves.
+    pub runs: bool,
+    /// Whether its kubelet has taken it up.
+    pub has_started: bool,
     /// Whether it has been told to end.
     pub is_ending: bool,
+}
+
+impl AgentPod {
+    /// Whether it is of this template.
+    pub fn is_of(&self, template: &str) -> bool {
+        self.template.as_deref() == Some(template)
+    }
+}
+
+/// What is known besides the pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// What nodes and their agents say.
+    pub world: &'a World,
+    /// What agents of another template said last of their nodes, by the node's name.
+    pub before: &'a BTreeMap<String, Before>,
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<'a> {
-    /// Nothing: all pods are of the template.
+    /// Nothing: all pods are of the template and do their work, but for those on nodes that are away.
     Done,
     /// Wait.
     Wait(Wait<'a>),
@@ -65,46 +87,58 @@ pub enum Unproved<'a> {
     NotReady(&'a str, &'a str),
 }
 
-/// Whether the agent in this very pod has programs that encapsulate; None: it has not said.
-pub fn has_programs(pod: &AgentPod, record: Option<&NodeRecord>) -> Option<bool> {
-    let report = record?.report.as_ref()?;
-    let is_own = report.instance.as_deref() == Some(pod.uid.as_str());
-    let programs = report.programs.as_ref().filter(|_| is_own)?;
-    Some(programs.is_ok())
+impl Unproved<'_> {
+    /// Whether it is the agent itself that lacks something, and not its node: worth to be said though nobody waits for it.
+    const fn is_of_the_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRunning | Self::Silent | Self::Behind | Self::WithoutPrograms(_)
+        )
+    }
 }
 
-/// Decides. `scheduled`: the pods that there should be; `had_programs`: whether the agents before them on a node had programs that
-/// encapsulated there.
+/// Decides. `scheduled`: the pods that there should be.
 pub fn next<'a>(
     template: &str,
     scheduled: usize,
-    pods: impl Iterator<Item = &'a AgentPod> + Clone,
-    record: impl Fn(&str) -> Option<&'a NodeRecord>,
-    had_programs: impl Fn(&str) -> bool,
+    pods: &'a BTreeMap<String, AgentPod>,
+    known: Known<'a>,
 ) -> Next<'a> {
-    let is_current = |pod: &AgentPod| pod.template.as_deref() == Some(template);
-    let outdated = pods.clone().filter(|pod| !is_current(pod) && !pod.is_ending);
-    let proof = |pod: &'a AgentPod| proof(pod, record(&pod.node), had_programs(&pod.node));
-    let first = outdated.min_by_key(|pod| (proof(pod).is_ok(), &pod.node));
-    let Some(first) = first else { return Next::Done };
-    if let Some(pod) = pods.clone().find(|pod| pod.is_ending) {
+    let is_away = |pod: &AgentPod| known.world.nodes.is_away(&pod.node);
+    // Nobody is there to end it.
+    let ending = pods.values().find(|pod| pod.is_ending && !is_away(pod));
+    if let Some(pod) = ending {
         return Next::Wait(Wait::Ending(pod));
     }
-    let missing = scheduled.saturating_sub(pods.clone().count());
+    let missing = scheduled.saturating_sub(pods.len());
     if missing > 0 {
         return Next::Wait(Wait::Missing(missing));
     }
-    let unproved = pods
-        .filter(|pod| is_current(pod))
-        .find_map(|pod| Some((pod, proof(pod).err()?)));
-    match unproved {
-        Some((pod, why)) => Next::Wait(Wait::Unproved(pod, why)),
-        None => Next::Replace(first),
+    let excuses = Excuses::new(template, pods, known);
+    let proof = |pod: &'a AgentPod| proof(pod, known, &excuses);
+    let staying = || pods.values().filter(|pod| !pod.is_ending);
+    let first = staying()
+        .filter(|pod| !pod.is_of(template) && !is_away(pod))
+        .min_by_key(|pod| (proof(pod).is_ok(), &pod.node));
+    // The last one's failure is said as well. What it says of its node then is the policies' to tell.
+    let unproved = staying()
+        .filter(|pod| pod.is_of(template))
+        .filter_map(|pod| Some((pod, proof(pod).err()?)))
+        .find(|(_, why)| first.is_some() || why.is_of_the_agent());
+    match (unproved, first) {
+        (Some((pod, why)), _) => Next::Wait(Wait::Unproved(pod, why)),
+        (None, Some(first)) => Next::Replace(first),
+        (None, None) => Next::Done,
     }
 }
 
 /// Whether a pod's agent has proved that it does its work.
-fn proof<'a>(pod: &AgentPod, record: Option<&'a NodeRecord>, had_programs: bool) -> Result<(), Unproved<'a>> {
+fn proof<'a>(pod: &AgentPod, known: Known<'a>, excuses: &Excuses<'a>) -> Result<(), Unproved<'a>> {
+    let is_away = known.world.nodes.is_away(&pod.node);
+    if is_away && !pod.has_started {
+        // It has done nothing, good or bad.
+        return Ok(());
+    }
     // What its agent says of the node says more than that the pod is not ready.
     let is_ready = if pod.is_ready {
         Ok(())
@@ -112,47 +146,47 @@ fn proof<'a>(pod: &AgentPod, record: Option<&'a NodeRecord>, had_programs: bool)
         Err(Unproved::NotRunning)
     };
     // A node that is told nothing, because its Node object cannot be routed, has nothing to prove.
-    let Some(record) = record else { return is_ready };
+    let Some(record) = known.world.routing_nodes.get(&pod.node) else {
+        return is_ready;
+    };
     let report = match &record.report {
         Some(report) if report.instance.as_deref() == Some(pod.uid.as_str()) => report,
         _ => return is_ready.and(Err(Unproved::Silent)),
     };
+    if is_away {
+        // Of a node that falls silent later on, what its agent had shown until then counts, and no more than that is asked.
+        return if report.is_ready || excuses.excuse(pod, report).is_ok() {
+            Ok(())
+        } else {
+            Err(Unproved::NotRunning)
+        };
+    }
     if report.observed_generation < record.told_since {
         return Err(Unproved::Behind);
     }
     if report.is_progressing {
         return Err(Unproved::Moving);
     }
-    let (reason, message) = (&*report.not_ready.0, &*report.not_ready.1);
-    if !report.is_ready && !is_no_agents_doing(reason) {
-        return Err(Unproved::NotReady(reason, message));
+    if !report.is_ready {
+        excuses
+            .excuse(pod, report)
+            .map_err(|(reason, message)| Unproved::NotReady(reason, message))?;
     }
+    let had_programs = known
+        .before
+        .get(&pod.node)
+        .is_some_and(|before| before.had_programs);
     if let (true, Some(Err(why))) = (had_programs, &report.programs) {
         return Err(Unproved::WithoutPrograms(why));
     }
     match report.proving {
-        Some(proving) if !proving.is_done() => Err(Unproved::NotProved(proving)),
+        Some(proving) if !proving.is_done_but_for(excuses.lanes(pod, report)) => {
+            Err(Unproved::NotProved(proving))
+        }
+        // What is no agent's doing may be why the pod says that it is not ready.
+        _ if !report.is_ready && pod.runs => Ok(()),
         _ => is_ready,
     }
-}
-
-/// Reasons for which a node is not as declared whatever version its agent is: what was declared, other nodes, and what others
-/// have put into its kernel.
-fn is_no_agents_doing(reason: &str) -> bool {
-    matches!(
-        reason,
-        "OffLink"
-            | "NoPolicy"
-            | "ForeignRoute"
-            | "ForeignDevice"
-            | "DuplicateAddress"
-            | "PeerNotReceiving"
-            | "PeerNotReported"
-            | "PodCIDROverlap"
-            | "PodCIDRCoversNode"
-            | "NoPodCIDR"
-            | "NoInternalIP"
-    )
 }
 
 impl Wait<'_> {
@@ -169,7 +203,10 @@ impl fmt::Display for Wait<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ending(pod) => write!(f, "the pod {} has yet to end", pod.name),
-            Self::Missing(count) => write!(f, "{count} of the agents' pods have yet to be made"),
+            Self::Missing(count) => write!(
+                f,
+                "{count} of the agents' pods have yet to be made, or to be given their nodes (kubectl describe daemonset says why)"
+            ),
             Self::Unproved(pod, why) => write!(f, "the agent in pod {} {why}", pod.name),
         }
     }
@@ -200,184 +237,4 @@ impl fmt::Display for Unproved<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::seen::Seen;
-    use crate::world::{Source, World};
-    use podlane_crds::RoutingNode;
-    use serde_json::{Value, json};
-
-    fn pod(node: &str, template: &str) -> AgentPod {
-        AgentPod {
-            name: format!("podlane-agent-{node}"),
-            uid: format!("{node}-{template}"),
-            node: node.to_owned(),
-            template: Some(template.to_owned()),
-            is_ready: true,
-            is_ending: false,
-        }
-    }
-
-    /// A node's status as the agent in a pod writes it when all is well.
-    fn well(pod: &AgentPod) -> Value {
-        json!({
-            "observedGeneration": 1,
-            "agentInstance": pod.uid,
-            "counts": {"total": 2, "vxlan": 2},
-            "datapath": {"encapsulation": "eBPF", "bypass": "On"},
-            "probes": {"probed": 2, "answering": 2},
-            "conditions": [condition("Ready", "True", "AsDeclared"), condition("Progressing", "False", "Settled")],
-        })
-    }
-
-    fn condition(kind: &str, status: &str, reason: &str) -> Value {
-        json!({"type": kind, "status": status, "reason": reason, "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"})
-    }
-
-    fn decide(scheduled: usize, pods: &[AgentPod], statuses: &[(&str, Value)]) -> String {
-        let mut world = World::default();
-        for (name, status) in statuses {
-            let seen: Seen<RoutingNode> = serde_json::from_value(json!({
-                "metadata": {"name": name, "uid": name, "generation": 1, "resourceVersion": "1"}, "spec": {}, "status": status,
-            }))
-            .expect("metadata");
-            world.see_routing_node(seen, Source::List);
-        }
-        let record = |node: &str| world.routing_nodes.get(node);
-        match next("new", scheduled, pods.iter(), record, |node| node == "lost") {
-            Next::Done => "done".to_owned(),
-            Next::Replace(pod) => format!("replace {}", pod.node),
-            Next::Wait(wait) => format!("wait: {wait}"),
-        }
-    }
-
-    #[test]
-    fn one_after_the_other_each_once_the_last_one_is_proved() {
-        let (a, b, c) = (pod("a", "old"), pod("b", "old"), pod("c", "old"));
-        let (new_a, new_b, new_c) = (pod("a", "new"), pod("b", "new"), pod("c", "new"));
-        let ending = |pod: &AgentPod| AgentPod {
-            is_ending: true,
-            ..pod.clone()
-        };
-        let all_old = [("a", well(&a)), ("b", well(&b)), ("c", well(&c))];
-        let a_new = [("a", well(&new_a)), ("b", well(&b)), ("c", well(&c))];
-        for (pods, statuses, expected) in [
-            (vec![a.clone(), b.clone(), c.clone()], &all_old, "replace a"),
-            (
-                vec![ending(&a), b.clone(), c.clone()],
-                &all_old,
-                "wait: the pod podlane-agent-a has yet to end",
-            ),
-            // It has gone, and its successor is not there yet.
-            (
-                vec![b.clone(), c.clone()],
-                &all_old,
-                "wait: 1 of the agents' pods have yet to be made",
-            ),
-            // What the status says is still what the predecessor wrote.
-            (
-                vec![new_a.clone(), b.clone(), c.clone()],
-                &all_old,
-                "wait: the agent in pod podlane-agent-a has yet to write the node's status",
-            ),
-            (vec![new_a.clone(), b.clone(), c.clone()], &a_new, "replace b"),
-            (vec![new_a.clone(), new_b, new_c], &a_new, "done"),
-            (vec![], &all_old, "done"),
-        ] {
-            assert_eq!(decide(3, &pods, statuses), expected, "{pods:?}");
-        }
-    }
-
-    #[test]
-    fn an_agent_that_does_not_prove_itself_stops_the_rollout() {
-        let (new_a, b) = (pod("a", "new"), pod("b", "old"));
-        let status = |change: fn(&mut Value)| {
-            let mut status = well(&new_a);
-            change(&mut status);
-            status
-        };
-        let ready =
-            |status: &mut Value, reason: &str| status["conditions"][0] = condition("Ready", "False", reason);
-        for (status, expected) in [
-            (status(|_| {}), "replace b"),
-            (
-                status(|status| status["observedGeneration"] = 0.into()),
-                "has yet to answer",
-            ),
-            (
-                status(|status| status["conditions"][1] = condition("Progressing", "True", "Moving")),
-                "is opening a lane or moving",
-            ),
-            (
-                status(|status| status["probes"]["answering"] = 1.into()),
-                "on 1 of 2 that it has probed",
-            ),
-            // Right after its start.
-            (status(|status| status["probes"] = Value::Null), "on 0 of 0"),
-            (
-                status(|status| status["datapath"]["encapsulation"] = "Kernel".into()),
-                "replace b",
-            ),
-            (
-                status(|status| {
-                    *status =
-                        json!({"observedGeneration": 1, "agentInstance": status["agentInstance"].clone()})
-                }),
-                "not as declared",
-            ),
-        ] {
-            let said = decide(
-                2,
-                &[new_a.clone(), b.clone()],
-                &[("a", status.clone()), ("b", well(&b))],
-            );
-            assert!(said.contains(expected), "{status}: {said}");
-        }
-        for (reason, expected) in [
-            ("OffLink", "replace b"),
-            ("NoDevice", "wait"),
-            ("KernelUnreadable", "wait"),
-        ] {
-            let mut status = well(&new_a);
-            ready(&mut status, reason);
-            let said = decide(2, &[new_a.clone(), b.clone()], &[("a", status), ("b", well(&b))]);
-            assert!(said.starts_with(expected), "{reason}: {said}");
-        }
-        let broken = AgentPod {
-            is_ready: false,
-            ..new_a.clone()
-        };
-        let said = decide(2, &[broken, b.clone()], &[("a", well(&new_a)), ("b", well(&b))]);
-        assert!(said.contains("does not run"), "{said}");
-    }
-
-    #[test]
-    fn an_agent_that_loses_the_programs_of_the_last_one_stops_the_rollout() {
-        let (lost, b) = (pod("lost", "new"), pod("b", "old"));
-        let mut status = well(&lost);
-        status["datapath"] =
-            json!({"encapsulation": "Kernel", "bypass": "Off", "message": "the verifier refuses it"});
-        let pods = [lost.clone(), b.clone()];
-        let said = decide(2, &pods, &[("lost", status), ("b", well(&b))]);
-        assert!(
-            said.contains("could not load its eBPF programs") && said.contains("the verifier refuses it"),
-            "{said}"
-        );
-        assert_eq!(
-            decide(2, &pods, &[("lost", well(&lost)), ("b", well(&b))]),
-            "replace b"
-        );
-    }
-
-    #[test]
-    fn a_version_that_mends_begins_where_the_last_one_stopped() {
-        let (a, b) = (pod("a", "old"), pod("b", "broken"));
-        let silent = json!({"observedGeneration": 1});
-        assert_eq!(
-            decide(2, &[a.clone(), b.clone()], &[("a", well(&a)), ("b", silent)]),
-            "replace b"
-        );
-        // Node b cannot be routed at all, and is told nothing.
-        assert_eq!(decide(2, &[a.clone(), b], &[("a", well(&a))]), "replace a");
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -29,9 +30,25 @@ struct PodSpec {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct PodStatus {
-    #[serde(default)]
+    phase: String,
+    /// When its kubelet took it up.
+    start_time: Option<String>,
     conditions: Vec<PodCondition>,
+    container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerStatus {
+    state: ContainerState,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ContainerState {
+    running: Option<IgnoredAny>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -88,6 +105,12 @@ resource_as!(SeenDaemonSet, DaemonSet);
 impl SeenPod {
     /// In the rollout's terms; none: it is on no node yet, or over.
     pub(super) fn agent(self) -> Option<AgentPod> {
+        // Evicted, for instance: the DaemonSet's controller makes another in its place.
+        if matches!(self.status.phase.as_str(), "Failed" | "Succeeded") {
+            return None;
+        }
+        let containers = &self.status.container_statuses;
+        let runs = |container: &ContainerStatus| container.state.running.is_some();
         let is_ready = |condition: &PodCondition| condition.kind == "Ready" && condition.status == "True";
         Some(AgentPod {
             name: self.metadata.name?,
@@ -98,6 +121,8 @@ impl SeenPod {
                 .labels
                 .and_then(|mut labels| labels.remove(TEMPLATE)),
             is_ready: self.status.conditions.iter().any(is_ready),
+            runs: !containers.is_empty() && containers.iter().all(runs),
+            has_started: self.status.start_time.is_some(),
             is_ending: self.metadata.deletion_timestamp.is_some(),
         })
     }
@@ -130,9 +155,9 @@ mod tests {
             let mut pod = json!({
                 "metadata": {"name": "podlane-agent-x", "uid": "u", "labels": {TEMPLATE: "t", "a": "b"}},
                 "spec": {"nodeName": "k8s-w0", "containers": [{"name": "agent"}]},
-                "status": {"phase": "Running", "conditions": [
+                "status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "conditions": [
                     {"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"},
-                ]},
+                ], "containerStatuses": [{"name": "agent", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]},
             });
             for (key, value) in change.as_object().expect("an object") {
                 pod[key] = value.clone();
@@ -146,11 +171,22 @@ mod tests {
             node: "k8s-w0".to_owned(),
             template: Some("t".to_owned()),
             is_ready: true,
+            runs: true,
+            has_started: true,
             is_ending: false,
         };
         assert_eq!(pod(json!({})), Some(expected));
         assert_eq!(pod(json!({"spec": {}})), None);
-        assert!(!pod(json!({"status": {}})).expect("a pod").is_ready);
+        assert_eq!(
+            pod(json!({"status": {"phase": "Failed", "reason": "Evicted"}})),
+            None
+        );
+        let new = pod(json!({"status": {"phase": "Pending"}})).expect("a pod");
+        assert!(!new.is_ready && !new.runs && !new.has_started);
+        let crashing = json!({"phase": "Running", "startTime": "2026-01-01T00:00:00Z",
+            "containerStatuses": [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]});
+        let crashing = pod(json!({"status": crashing})).expect("a pod");
+        assert!(!crashing.runs && crashing.has_started);
         let ending =
             json!({"metadata": {"name": "x", "uid": "u", "deletionTimestamp": "2026-01-01T00:00:00Z"}});
         assert!(pod(ending).expect("a pod").is_ending);

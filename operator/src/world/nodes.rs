@@ -5,7 +5,7 @@ use crate::seen::{NetworkUnavailable, SeenNode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use podlane_plan::cluster::Node;
 use podlane_plan::machine::Unfit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// All Nodes, in the order of their names: side by side, as [`podlane_plan::cluster::admit`] takes them.
 #[derive(Debug, Default)]
@@ -15,6 +15,8 @@ pub struct Nodes {
     networks: Vec<Option<(NetworkUnavailable, Option<Time>)>>,
     /// Those that can have no agent, by name: few.
     unfit: BTreeMap<String, Unfit>,
+    /// Those whose kubelets have fallen silent: few.
+    away: BTreeSet<String>,
 }
 
 impl Nodes {
@@ -46,6 +48,11 @@ impl Nodes {
         &self.unfit
     }
 
+    /// Whether a node's kubelet has fallen silent.
+    pub fn is_away(&self, node: &str) -> bool {
+        self.away.contains(node)
+    }
+
     pub(super) fn remove(&mut self, name: &str, uid: Option<&str>) -> bool {
         match self.place(name) {
             Ok(place) if uid.is_none_or(|uid| uid == self.uid(place)) => {
@@ -53,6 +60,7 @@ impl Nodes {
                 self.identities.remove(place);
                 self.networks.remove(place);
                 self.unfit.remove(name);
+                self.away.remove(name);
                 true
             }
             _ => false,
@@ -66,8 +74,10 @@ impl World {
         let identity = Identity::of(&seen.metadata);
         let network = seen.network_unavailable();
         let unfit = seen.unfit();
+        let is_away = seen.is_away();
         let node = seen.node();
         let is_otherwise_fit = self.nodes.unfit.get(&node.name) != unfit.as_ref();
+        let has_come_or_gone = self.nodes.is_away(&node.name) != is_away;
         let matters = match self.nodes.place(&node.name) {
             Ok(place) => {
                 let known = &mut self.nodes.identities[place];
@@ -75,17 +85,20 @@ impl World {
                     return Change::default();
                 }
                 let matters = is_otherwise_fit
+                    || has_come_or_gone
                     || known.uid != identity.uid
                     || self.nodes.nodes[place] != node
                     || self.nodes.networks[place] != network;
                 *known = identity;
                 set_unfit(&mut self.nodes.unfit, &node.name, unfit);
+                set_away(&mut self.nodes.away, &node.name, is_away);
                 self.nodes.nodes[place] = node;
                 self.nodes.networks[place] = network;
                 matters
             }
             Err(place) => {
                 set_unfit(&mut self.nodes.unfit, &node.name, unfit);
+                set_away(&mut self.nodes.away, &node.name, is_away);
                 self.nodes.nodes.insert(place, node);
                 self.nodes.identities.insert(place, identity);
                 self.nodes.networks.insert(place, network);
@@ -96,6 +109,14 @@ impl World {
             matters,
             unreadable: None,
         }
+    }
+}
+
+fn set_away(all: &mut BTreeSet<String>, name: &str, is_away: bool) {
+    if is_away {
+        all.insert(name.to_owned());
+    } else {
+        all.remove(name);
     }
 }
 

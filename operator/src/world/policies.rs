@@ -3,9 +3,12 @@
 use super::{Change, Identity, Source, World};
 use crate::seen::Seen;
 use kube::ResourceExt;
-use podlane_crds::{RoutingPolicy, RoutingPolicyStatus, policy_from_api};
+use podlane_crds::{ConditionType, RoutingPolicy, RoutingPolicyStatus, policy_from_api};
 use podlane_plan::policy::Policy;
 use serde::Deserialize;
+
+/// The reason of a policy's condition Ready while the rollout of agents has stopped.
+pub const ROLLOUT_STOPPED: &str = "RolloutStopped";
 
 /// Why a policy's present version is not in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +31,15 @@ pub struct PolicyRecord {
     pub fault: Option<Fault>,
     /// Its status, as far as it can be read.
     pub status: RoutingPolicyStatus,
+}
+
+impl PolicyRecord {
+    /// Whether its status says that the rollout of agents has stopped.
+    pub fn says_that_rollout_has_stopped(&self) -> bool {
+        let ready = ConditionType::Ready.to_string();
+        let mut conditions = self.status.conditions.iter();
+        conditions.any(|condition| condition.type_ == ready && condition.reason == ROLLOUT_STOPPED)
+    }
 }
 
 impl World {
