@@ -6,6 +6,8 @@
 
 mod accepted;
 mod cover;
+#[cfg(test)]
+mod documented;
 mod findings;
 mod govern;
 mod holdings;
