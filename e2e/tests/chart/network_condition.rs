@@ -68,6 +68,17 @@ fn with_wide_role(admin: &Kubectl, operator: &Kubectl) -> Result<()> {
         ),
         (r#"{"status":{"capacity":{"cpu":"1000"}}}"#, status),
         (r#"{"status":{"nodeInfo":{"kernelVersion":"1.0"}}}"#, status),
+        (r#"{"status":{"allocatable":null,"capacity":null}}"#, status),
+        // Members that not every version of Kubernetes has.
+        (r#"{"status":{"phase":"Terminated"}}"#, status),
+        (
+            r#"{"status":{"features":{"supplementalGroupsPolicy":true}}}"#,
+            status,
+        ),
+        (
+            r#"{"status":{"runtimeHandlers":[{"name":"e2e","features":{"userNamespaces":true}}]}}"#,
+            status,
+        ),
         (label, status),
         (label, &[]),
         (r#"{"metadata":{"annotations":{"e2e":"mine"}}}"#, status),
