@@ -10,7 +10,7 @@ use podlane_operator::configuration::Configuration;
 use podlane_operator::rollout::daemon_set::{Owner, declare};
 
 /// Values, each a `--set`.
-const VARIANTS: [&[&str]; 10] = [
+const VARIANTS: [&[&str]; 11] = [
     &[],
     &[
         "cni.install=false",
@@ -26,6 +26,20 @@ const VARIANTS: [&[&str]; 10] = [
     &[
         "firstPolicy.routingMode=tunnel",
         "firstPolicy.tunnel.protocol=geneve",
+        "firstPolicy.mtu=576",
+        "firstPolicy.priority=-1",
+        "firstPolicy.nodeSelector.matchLabels.role=edge",
+        "firstPolicy.nodeSelector.matchExpressions[0].key=zone",
+        "firstPolicy.nodeSelector.matchExpressions[0].operator=Exists",
+    ],
+    &[
+        "firstPolicy.routingMode=native",
+        "firstPolicy.mtu=1280",
+        "firstPolicy.nativeRoutingCIDRs={172.20.0.0/16,fd00:20::/48}",
+        "firstPolicy.nodeSelector.matchExpressions[0].key=zone",
+        "firstPolicy.nodeSelector.matchExpressions[0].operator=In",
+        "firstPolicy.nodeSelector.matchExpressions[0].values={a,b}",
+        "agents.patienceSeconds=600",
     ],
     &[
         "clusterPodCIDRs={172.20.0.0/16,fd00:20::/48}",
@@ -74,6 +88,8 @@ pub(crate) fn render(helm: &Helm, values: &[&str], more: &[&str]) -> Result<Stri
 }
 
 pub(crate) fn refused(_: &mut Context) -> Result<()> {
+    let networks: Vec<String> = (0..17).map(|third| format!("172.20.{third}.0/24")).collect();
+    let seventeen = format!("ipam.clusterPoolIPv4PodCIDRList={{{}}}", networks.join(","));
     for helm in HelmPrograms::find()?.helms {
         for (value, name) in [
             ("operater.replicas=2", "operater"),
@@ -86,15 +102,47 @@ pub(crate) fn refused(_: &mut Context) -> Result<()> {
             ("agents.image.digest=sha1:00", "digest"),
             ("agents.metrics=9964", "metrics"),
             ("agents.tolerations[0].operater=Exists", "operater"),
+            ("agents.metrics=127.0.0.1:65536", "metrics"),
+            ("agents.metrics=127.0.0.1:0", "metrics"),
+            ("agents.patienceSeconds=0", "patienceSeconds"),
             ("agents.privileged=true", "privileged"),
             ("agents.loadModules=vxlan", "loadModules"),
             ("clusterPodCIDRs={pods}", "clusterPodCIDRs"),
+            ("clusterPodCIDRs={172.20.0.0/33}", "clusterPodCIDRs"),
+            ("clusterPodCIDRs={fd00:20::/129}", "clusterPodCIDRs"),
+            (
+                "ipam.clusterPoolIPv4PodCIDRList={172.20.0.0/99}",
+                "clusterPoolIPv4PodCIDRList",
+            ),
+            (
+                "ipam.clusterPoolIPv4PodCIDRList={fd00:20::/104}",
+                "clusterPoolIPv4PodCIDRList",
+            ),
+            (
+                "ipam.clusterPoolIPv6PodCIDRList={172.20.0.0/16}",
+                "clusterPoolIPv6PodCIDRList",
+            ),
+            (&seventeen, "clusterPoolIPv4PodCIDRList"),
+            ("ipam.clusterPoolIPv4MaskSize=31", "clusterPoolIPv4MaskSize"),
+            ("ipam.clusterPoolIPv6MaskSize=127", "clusterPoolIPv6MaskSize"),
             ("k8sServicePort=0", "k8sServicePort"),
             ("k8sServiceHost=https://192.168.10.100", "k8sServiceHost"),
             ("firstPolicy.routingMode=bridge", "routingMode"),
             ("firstPolicy.offLinkPeers=tunnel", "routingMode"),
             ("firstPolicy.tunnel.vni=16777216", "vni"),
             ("firstPolicy.routes=1", "routes"),
+            // Kubernetes drops what it does not know, and a selector without labels selects every node.
+            ("firstPolicy.nodeSelector.role=edge", "role"),
+            (
+                "firstPolicy.nodeSelector.matchExpressions[0].key=role,firstPolicy.nodeSelector.matchExpressions[0].operator=In",
+                "values",
+            ),
+            ("firstPolicy.mtu=575", "mtu"),
+            ("firstPolicy.mtu=-1", "mtu"),
+            (
+                "firstPolicy.mtu=1279,firstPolicy.nativeRoutingCIDRs={fd00:20::/48}",
+                "mtu",
+            ),
             ("networkPolicy.ports=1", "ports"),
             ("crds.keep=false", "keep"),
             ("keepDatapath=1", "keepDatapath"),
