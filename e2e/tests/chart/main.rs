@@ -36,6 +36,10 @@ fn main() -> ExitCode {
                 rendering::rendered,
             ),
             scenario(
+                "the notes say what to do next, with a first policy and without",
+                rendering::noted,
+            ),
+            scenario(
                 "no role of the chart reads Secrets or has a wildcard",
                 rights::least,
             ),

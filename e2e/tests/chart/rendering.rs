@@ -9,6 +9,8 @@ use podlane_e2e::scenario::Context;
 use podlane_operator::configuration::Configuration;
 use podlane_operator::rollout::daemon_set::{Owner, declare};
 
+use super::installed::helm_of;
+
 /// Values, each a `--set`.
 const VARIANTS: [&[&str]; 11] = [
     &[],
@@ -216,6 +218,53 @@ pub(crate) fn rendered(_: &mut Context) -> Result<()> {
     let checked = check(&programs, &file);
     fs::remove_dir_all(&directory)?;
     checked
+}
+
+/// Helm 3 renders notes only in sight of a cluster: there a scenario of an installed chart reads them.
+pub(crate) fn noted(_: &mut Context) -> Result<()> {
+    let chart = chart().display().to_string();
+    for (values, told, not_told) in [
+        (
+            &["clusterPodCIDRs={172.20.0.0/16}"] as &[&str],
+            ["kubectl apply -f -", "kind: RoutingPolicy"],
+            "The operator makes the RoutingPolicy",
+        ),
+        (
+            &["firstPolicy.routingMode=native"],
+            [
+                "The operator makes the RoutingPolicy \"default\"",
+                "clusterPodCIDRs is not set",
+            ],
+            "kubectl apply",
+        ),
+    ] {
+        let sets = values.iter().flat_map(|value| ["--set", value]);
+        let install = [
+            "install",
+            "podlane",
+            &chart,
+            "--namespace=elsewhere",
+            "--dry-run=client",
+        ];
+        let arguments: Vec<&str> = install.into_iter().chain(sets).collect();
+        let rendered = helm_of(4)?.run(&arguments)?;
+        let (_, notes) = rendered.split_once("\nNOTES:\n").context("no notes")?;
+        let always = [
+            "kubectl wait --for=condition=Ready routingpolicies --all",
+            "kubectl label namespace elsewhere pod-security.kubernetes.io/enforce=privileged",
+        ];
+        for words in told.into_iter().chain(always) {
+            ensure!(
+                notes.contains(words),
+                "{words} is not in the notes of {values:?}: {notes}"
+            );
+        }
+        ensure!(
+            !notes.contains(not_told),
+            "{not_told} is in the notes of {values:?}: {notes}"
+        );
+    }
+    Ok(())
 }
 
 /// Each version's schemas, all at once: mostly Python that starts.
