@@ -10,16 +10,17 @@ use std::path::Path;
 pub type Removed = (String, Result<(), Failure>);
 
 /// Removes all that programs of ours left below a directory on a bpffs, and on the devices of the calling thread's network namespace: attachments first, then maps and programs, and the word of [`crate::Routed`].
-/// Nothing else: other people's programs, filters, queueing disciplines and pins stay. Where there is nothing, nothing is done.
+/// Nothing else: other people's programs, filters, queueing disciplines and pins stay. Where there is nothing, nothing is done. Filters stay without the directory (its mount went, or somebody
+/// removed it): they are removed all the same; whose their queueing disciplines are cannot be told then, so these stay.
 ///
 /// # Errors
 /// The directory is there and on no bpffs.
 pub fn clean(bpffs: &Path) -> Result<Vec<Removed>, Failure> {
     let Some(pins) = Pins::existing(bpffs)? else {
-        return Ok(Vec::new());
+        return Ok(clsact::clean(None));
     };
     let mut removed = tcx::clean(&pins.links());
-    removed.extend(clsact::clean(&pins));
+    removed.extend(clsact::clean(Some(&pins)));
     for set in pins.sets() {
         let what = format!("maps and programs in {}", set.path.display());
         removed.push((what, remove(&set.path)));

@@ -289,8 +289,8 @@ fn release(
     }
 }
 
-/// Removes our filters on every device of this network namespace, and the queueing disciplines that are ours and that nobody else uses: what was removed, and how it went.
-pub(crate) fn clean(pins: &Pins) -> Vec<(String, Result<(), Failure>)> {
+/// Removes our filters on every device of this network namespace, and the queueing disciplines that are ours (without pins, none is known to be) and that nobody else uses: what was removed, and how it went.
+pub(crate) fn clean(pins: Option<&Pins>) -> Vec<(String, Result<(), Failure>)> {
     let mut removed = Vec::new();
     let failed = |error: &io::Error| Err(Failure::of_io("read the filters", error));
     let found = Netlink::open().and_then(|mut netlink| Ok((disciplines(&mut netlink)?, netlink)));
@@ -308,6 +308,7 @@ pub(crate) fn clean(pins: &Pins) -> Vec<(String, Result<(), Failure>)> {
             Err(error) => removed.push((format!("filters of device {interface}"), failed(&error))),
         }
     }
+    let Some(pins) = pins else { return removed };
     for interface in marked(pins) {
         release(&mut netlink, pins, interface, &there, &mut |what, result| {
             removed.push((what, result))

@@ -20,6 +20,10 @@ pub(crate) const TESTS: &[Test] = &[
         a_queueing_discipline_that_others_use_stays,
     ),
     (
+        "filters_are_removed_without_their_pins",
+        filters_are_removed_without_their_pins,
+    ),
+    (
         "an_ingress_queueing_discipline_is_said",
         an_ingress_queueing_discipline_is_said,
     ),
@@ -110,6 +114,34 @@ fn a_queueing_discipline_that_others_use_stays() {
         "{ingress}{egress}"
     );
     assert!(!ingress.contains("podlane") && !egress.contains("podlane"));
+}
+
+fn filters_are_removed_without_their_pins() {
+    devices();
+    let mut programs = filters();
+    settle(&mut programs, &declared());
+    attach_filter(&mut stranger(), "eth1", TcAttachType::Ingress);
+    let pins = bpffs().join("podlane");
+    drop(programs);
+    std::fs::remove_dir_all(&pins).expect("removed by somebody");
+    assert!(
+        shown("eth1", "ingress").contains("podlane:underlay_ingress"),
+        "filters need no pin"
+    );
+
+    let removed = podlane_datapath::clean(&pins).expect("cleaned");
+    assert_eq!(removed.len(), 6, "{removed:?}");
+    assert!(removed.iter().all(|(_, result)| result.is_ok()), "{removed:?}");
+    for device in ["eth1", "podlane_vxlan", "pod1"] {
+        for hook in ["ingress", "egress"] {
+            assert!(!shown(device, hook).contains("podlane"), "{device} {hook}");
+        }
+    }
+    assert!(
+        shown("eth1", "ingress").contains("pref 7 bpf"),
+        "others' filters stay"
+    );
+    assert_eq!(podlane_datapath::clean(&pins), Ok(vec![]));
 }
 
 fn an_ingress_queueing_discipline_is_said() {
