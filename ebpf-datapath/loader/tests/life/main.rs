@@ -5,6 +5,7 @@ mod clsact;
 mod contents;
 mod foreign;
 mod opening;
+mod pods;
 mod probes;
 mod replacing;
 mod routed;

@@ -1,14 +1,12 @@
 //! Programs are replaced while packets flow.
 
+use crate::pods::Nodes;
 use crate::story::{declared, devices, on, open, open_with, settle, stranger};
 use aya::programs::SchedClassifier;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::SchedClassifierLink;
-use podlane_datapath::{Hook, Options, Programs};
-use podlane_test_namespaces::{Test, bpffs, command, index};
-use std::net::UdpSocket;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use podlane_datapath::{Hook, Options};
+use podlane_test_namespaces::{Test, bpffs, index};
 use std::time::Duration;
 
 pub(crate) const TESTS: &[Test] = &[
@@ -55,107 +53,43 @@ fn another_versions_program_is_replaced() {
     assert_eq!(on("eth1", Hook::Ingress), ours);
 }
 
-/// How many numbered packets a second are sent.
-const RATE: u64 = 10_000;
-
-/// Sends numbered packets from another namespace to this one, through `eth1`, while something happens. How many were sent, and how many of them came, each once.
-fn under_traffic(happens: impl FnOnce()) -> (usize, usize) {
-    let receiver = UdpSocket::bind("192.168.10.100:7000").expect("a socket");
-    nix::sys::socket::setsockopt(&receiver, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))
-        .expect("room");
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(3)))
-        .expect("a limit");
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let (ready, moved) = (
-        std::sync::mpsc::channel::<i32>(),
-        std::sync::mpsc::channel::<()>(),
-    );
-    let (tell, hear) = (ready.0, moved.1);
-    let sender = std::thread::spawn(move || {
-        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a namespace");
-        tell.send(nix::unistd::gettid().as_raw()).expect("somebody waits");
-        hear.recv().expect("the device has come");
-        for line in ["ip addr add 192.168.10.101/24 dev far", "ip link set far up"] {
-            command(line);
-        }
-        let socket = UdpSocket::bind("192.168.10.101:7001").expect("a socket");
-        let begun = std::time::Instant::now();
-        let mut sent = 0_u64;
-        while !stopped.load(Ordering::Relaxed) {
-            let due = u64::try_from(begun.elapsed().as_micros()).expect("not that long") * RATE / 1_000_000;
-            // What could not be sent in time is made up for in small bursts, which no queue on the way is too short for.
-            let most = due.min(sent + 100);
-            while sent < most {
-                socket
-                    .send_to(&sent.to_be_bytes(), "192.168.10.100:7000")
-                    .expect("sent");
-                sent += 1;
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        sent
-    });
-    let thread = ready.1.recv().expect("a thread");
-    command(&format!("ip link set far netns {thread}"));
-    // The first packet finds the neighbour, so that none waits for it.
-    moved.0.send(()).expect("somebody waits");
-    let received = std::thread::spawn(move || {
-        let mut seen = Vec::new();
-        let mut packet = [0; 8];
-        while receiver.recv(&mut packet).is_ok() {
-            seen.push(u64::from_be_bytes(packet));
-        }
-        seen
-    });
-    std::thread::sleep(Duration::from_millis(300));
-    happens();
-    stop.store(true, Ordering::Relaxed);
-    let sent = usize::try_from(sender.join().expect("it sent")).expect("a number");
-    let mut seen = received.join().expect("it received");
-    let all = seen.len();
-    seen.sort_unstable();
-    seen.dedup();
-    assert_eq!(seen.len(), all, "none came twice");
-    (sent, all)
-}
-
 fn replacing_under_traffic_loses_nothing() {
-    devices();
+    let nodes = Nodes::new();
     let mut programs = open();
     settle(&mut programs, &declared());
     let mut old = stranger();
-    let (sent, came) = under_traffic(|| {
+    let traffic = nodes.under_traffic(|| {
         for _ in 0..200 {
             put_back(&mut old, "eth1", "underlay_ingress");
             assert_eq!(programs.sync(&declared(), Some([1, 2])).applied, 1);
             std::thread::sleep(Duration::from_millis(10));
         }
     });
-    assert!(sent > 1_000, "{sent} packets");
-    assert_eq!(came, sent, "packets that came of those that were sent");
+    nodes.carried(traffic, &[programs.lane_counters().expect("the maps are read")]);
 }
 
 fn new_maps_under_traffic(clsact: bool) {
-    devices();
+    let nodes = Nodes::new();
     let options = Options {
         clsact,
         ..Options::default()
     };
-    let mut programs: Programs = open_with(&options);
+    let mut programs = open_with(&options);
     settle(&mut programs, &declared());
-    let (sent, came) = under_traffic(|| {
+    let mut counted = Vec::new();
+    let traffic = nodes.under_traffic(|| {
         for round in 0..10 {
             let options = Options {
                 flows: 1024 << (round % 2),
                 ..options
             };
-            programs = open_with(&options);
+            let mut replaced = std::mem::replace(&mut programs, open_with(&options));
             settle(&mut programs, &declared());
             std::thread::sleep(Duration::from_millis(50));
+            // No packet meets that set any more.
+            counted.push(replaced.lane_counters().expect("the maps are read"));
         }
     });
-    assert!(sent > 1_000, "{sent} packets");
-    assert_eq!(came, sent, "packets that came of those that were sent");
+    counted.push(programs.lane_counters().expect("the maps are read"));
+    nodes.carried(traffic, &counted);
 }
