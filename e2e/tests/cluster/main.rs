@@ -1,5 +1,6 @@
 //! Podlane in a real cluster: three kubelets in the story's network, Podlane installed by its chart.
 
+mod confinement;
 mod figures;
 mod install;
 mod life;
@@ -34,6 +35,10 @@ fn main() -> ExitCode {
             scenario(
                 "helm install makes Podlane the pod network, and pods answer by name across the router",
                 install::to_the_first_answer,
+            ),
+            scenario(
+                "agents have three capabilities, filtered system calls and nothing else to write to, and their programs work",
+                confinement::of_agents,
             ),
             scenario(
                 "what agents and operator take when nothing changes",
