@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::cluster::podlane::CNI_FOLDER;
 use podlane_e2e::cluster::{Cluster, Traffic};
+use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::probe::ping;
 use podlane_e2e::scenario::Context;
 use podlane_e2e::story;
@@ -56,10 +57,12 @@ pub(crate) fn beside_another(context: &mut Context) -> Result<()> {
             .run("cp", &[&file.display().to_string(), &place])?;
     }
     cluster.wait_for_nodes()?;
-    cluster.install_podlane(&["cni.install=false"])?;
+    // As most clusters have it that have a pod network already: the API server is where its Service is.
+    cluster.install_podlane(&["cni.install=false", "k8sServiceHost="])?;
     cluster.apply_policy(&story::native_and_vxlan())?;
     cluster.wait_for_agents()?;
     cluster.wait_for_policy()?;
+    asks_by_the_service(cluster)?;
     cluster.start_workload()?;
     services::all_answer(cluster)?;
 
@@ -88,6 +91,28 @@ pub(crate) fn beside_another(context: &mut Context) -> Result<()> {
     traffic.ensure_none_lost(cluster, "pods of another plugin")?;
     // Nobody else is to find this cluster.
     context.end_lab()
+}
+
+/// Operators and agents reach the API server by the in-cluster Service, which kube-proxy carries out for the node's own network, too.
+fn asks_by_the_service(cluster: &Cluster) -> Result<()> {
+    let service = cluster
+        .kubectl()?
+        .get(&["service", "kubernetes", "--namespace=default"])?;
+    let address = service["spec"]["clusterIP"].as_str().context("no clusterIP")?;
+    let told = format!("KUBERNETES_SERVICE_HOST={address}");
+    for (component, count) in [("operator", 2), ("agent", NODES.len())] {
+        let pods = cluster.podlane_pods(component)?;
+        ensure!(pods.len() == count, "{component}: {pods:?}");
+        for (pod, _) in pods {
+            let process = cluster.pod_process(SYSTEM_NAMESPACE, &pod)?;
+            let environment = fs::read_to_string(format!("/proc/{process}/environ"))?;
+            ensure!(
+                environment.split('\0').any(|variable| variable == told),
+                "{pod} is not told {told}"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The condition NetworkUnavailable of a Node: its status and its reason, where there is one.
