@@ -3,10 +3,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use super::Cluster;
 use super::cgroups;
+use crate::control_plane::SYSTEM_NAMESPACE;
 use crate::wait::pause;
 
 /// What one process took while it was looked at.
@@ -34,10 +35,14 @@ impl Cluster {
             .collect())
     }
 
-    /// What every process of a program takes in all of the cluster's containers, over a while.
-    pub fn usage_of(&self, program: &str, during: Duration) -> Result<Vec<Usage>> {
-        let processes = self.processes_of(program)?;
-        ensure!(!processes.is_empty(), "no {program} runs in the cluster");
+    /// What the first process of each of Podlane's pods of a component (`agent`, `operator`) takes, over a while. (A pod's probe is another
+    /// process of the same program, for a moment.)
+    pub fn usage_of(&self, component: &str, during: Duration) -> Result<Vec<Usage>> {
+        let processes: Vec<i32> = self
+            .podlane_pods(component)?
+            .iter()
+            .map(|(pod, _)| self.pod_process(SYSTEM_NAMESPACE, pod))
+            .collect::<Result<_>>()?;
         let start = Instant::now();
         let before: Vec<Duration> = processes
             .iter()
