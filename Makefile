@@ -11,8 +11,8 @@ help:
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
 	@echo 'make test      from format to scenarios in namespaces: below ten minutes once all is built'
-	@echo 'make test TESTS=all  that, clusters of three kubelets, and older kernels in qemu: about 25 minutes'
-	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded: about 25 minutes'
+	@echo 'make test TESTS=all  that, clusters of three kubelets, and older kernels in qemu: half an hour'
+	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded, nodes rebooted: half an hour or more'
 	@echo 'make bench     the figures'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
@@ -61,6 +61,7 @@ proof: deps control-plane build
 	@PODLANE_PROOF_PACKETS=10000000 cargo test --locked -p podlane-e2e --test changes
 	@PODLANE_STORM_KILLS=50 PODLANE_STORM_LEADERS=10 PODLANE_STORM_API_AWAY_SECONDS=120 \
 		cargo test --locked -p podlane-e2e --test storms
+	@cargo test --locked -p podlane-e2e --test cluster --test nodes
 
 bench:
 	@./.ci/bench
