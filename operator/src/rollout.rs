@@ -304,7 +304,6 @@ impl Rollout<'_> {
                 world: &world,
                 before: &self.before,
             };
-            let has_begun = self.found.values().any(|pod| pod.is_of(template));
             match next(template, scheduled, &self.found, known) {
                 Next::Done => (None, Look::Proved, String::new()),
                 Next::Wait(wait) => (
@@ -312,8 +311,10 @@ impl Rollout<'_> {
                     Look::Waits(wait.node().map(str::to_owned)),
                     wait.to_string(),
                 ),
-                Next::Replace(pod) if has_begun => (Some(pod.clone()), Look::Proved, String::new()),
-                Next::Replace(pod) => (Some(pod.clone()), Look::Begun, String::new()),
+                Next::Replace { pod, is_proved } => {
+                    let look = if is_proved { Look::Proved } else { Look::Begun };
+                    (Some(pod.clone()), look, String::new())
+                }
             }
         };
         let wait = match look {

@@ -54,7 +54,12 @@ pub enum Next<'a> {
     /// Wait.
     Wait(Wait<'a>),
     /// Delete this pod; its DaemonSet makes a new one.
-    Replace(&'a AgentPod),
+    Replace {
+        /// Which one.
+        pod: &'a AgentPod,
+        /// Whether agents of the template have proved themselves, and no agent is left that does not do its work.
+        is_proved: bool,
+    },
 }
 
 /// What is waited for.
@@ -127,7 +132,10 @@ pub fn next<'a>(
         .find(|(_, why)| first.is_some() || why.is_of_the_agent());
     match (unproved, first) {
         (Some((pod, why)), _) => Next::Wait(Wait::Unproved(pod, why)),
-        (None, Some(first)) => Next::Replace(first),
+        (None, Some(pod)) => Next::Replace {
+            pod,
+            is_proved: proof(pod).is_ok() && staying().any(|pod| pod.is_of(template)),
+        },
         (None, None) => Next::Done,
     }
 }

@@ -6,9 +6,9 @@ use tokio::time::Instant;
 /// What a look at the agents came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// Agents of the template have proved themselves, and there is nothing to wait for.
+    /// Agents of the template have proved themselves, no other is known not to work, and there is nothing to wait for.
     Proved,
-    /// The first agent is replaced by one of the template: nothing is proved by that.
+    /// An agent is replaced by the first one of the template, or one that does not work by the next: nothing is proved by that.
     Begun,
     /// Something is waited for: at which node, if at one.
     Waits(Option<String>),

@@ -85,7 +85,7 @@ impl Cluster {
         };
         match next("new", scheduled, &pods, known) {
             Next::Done => "done".to_owned(),
-            Next::Replace(pod) => format!("replace {}", pod.node),
+            Next::Replace { pod, .. } => format!("replace {}", pod.node),
             Next::Wait(wait) => format!("wait: {wait}"),
         }
     }
@@ -403,4 +403,35 @@ fn a_version_that_mends_begins_where_the_last_one_stopped() {
     );
     // Node b cannot be routed at all, and is told nothing.
     assert_eq!(decide(2, &[a.clone(), b], &[("a", well(&a))]), "replace a");
+}
+
+#[test]
+fn nothing_is_proved_while_an_agent_is_left_that_does_not_work() {
+    let (old, broken) = (pod("a", "old"), pod("a", "broken"));
+    let (new_b, old_b) = (pod("b", "new"), pod("b", "old"));
+    let crashing = AgentPod {
+        is_ready: false,
+        runs: false,
+        ..broken.clone()
+    };
+    let [a_well, broken_well, new_well, b_well] = [&old, &broken, &new_b, &old_b].map(well);
+    for (pods, said, expected) in [
+        // The first one.
+        ([&old, &old_b], [&a_well, &b_well], false),
+        ([&old, &new_b], [&a_well, &new_well], true),
+        // As after a rollback: the others have proved themselves long ago.
+        ([&crashing, &new_b], [&a_well, &new_well], false),
+        ([&broken, &new_b], [&broken_well, &new_well], true),
+    ] {
+        let cluster = Cluster::new(&[("a", said[0].clone()), ("b", said[1].clone())]);
+        let pods = pods.map(|pod| (pod.name.clone(), pod.clone())).into();
+        let known = Known {
+            world: &cluster.world,
+            before: &cluster.before,
+        };
+        let Next::Replace { pod, is_proved } = next("new", 2, &pods, known) else {
+            panic!("{pods:?}");
+        };
+        assert_eq!((pod.node.as_str(), is_proved), ("a", expected), "{pods:?}");
+    }
 }
