@@ -68,7 +68,7 @@ fn with_wide_role(admin: &Kubectl, operator: &Kubectl) -> Result<()> {
         ),
         (r#"{"status":{"capacity":{"cpu":"1000"}}}"#, status),
         (r#"{"status":{"nodeInfo":{"kernelVersion":"1.0"}}}"#, status),
-        (r#"{"status":{"allocatable":null,"capacity":null}}"#, status),
+        (r#"{"status":{"addresses":null}}"#, status),
         // Members that not every version of Kubernetes has.
         (r#"{"status":{"phase":"Terminated"}}"#, status),
         (
