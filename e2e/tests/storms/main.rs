@@ -45,6 +45,10 @@ fn main() -> ExitCode {
                 releases::forth_and_back,
             ),
             scenario(
+                "a release whose agents have no image stops at one node and says so, whoever leads, and no packet is lost",
+                releases::without_image,
+            ),
+            scenario(
                 "the API server is away and an agent starts in the meantime, and no packet is lost",
                 api_server::away,
             ),
