@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
 use nix::mount::{MsFlags, mount};
 
 use self::outside::check_name;
@@ -98,7 +99,7 @@ impl Lab {
         }
         let start = Instant::now();
         let mut lab = Self::begin(options)?;
-        network::connect(&lab.options.topology, &lab.naming)?;
+        network::connect(&lab.options.topology, &lab.naming, lab.nodes_forward())?;
         lab.tell("network of nodes, router and pods", start);
         if let Some(programs) = programs {
             lab.start_control_plane(&programs)?;
@@ -206,6 +207,15 @@ impl Lab {
         Ok(place)
     }
 
+    /// Says what the pods of a node are numbered from from now on: its Node has no pod CIDRs, and Podlane has given it these.
+    pub fn learn_pod_cidrs(&mut self, node: &str, pod_cidrs: Vec<IpNet>) -> Result<()> {
+        let Some(place) = self.options.topology.nodes.iter_mut().find(|it| it.name == node) else {
+            bail!("the lab has no node {node}");
+        };
+        place.pod_cidrs = pod_cidrs;
+        Ok(())
+    }
+
     /// Adds a pod to a node that is up.
     pub fn add_pod(&mut self, node: &str, pod: Pod) -> Result<()> {
         let Some(place) = self.options.topology.nodes.iter_mut().find(|it| it.name == node) else {
@@ -223,7 +233,18 @@ impl Lab {
 
     /// Puts it back.
     pub fn plug(&self, node: &str, plugs: &network::Plugs) -> Result<()> {
-        network::plug(self.topology(), self.node(node)?, &self.naming, plugs)
+        network::plug(
+            self.topology(),
+            self.node(node)?,
+            &self.naming,
+            plugs,
+            self.nodes_forward(),
+        )
+    }
+
+    /// Whether nodes forward packets from the start, as where another plugin connects pods. A lab's agents have to see to it themselves.
+    fn nodes_forward(&self) -> bool {
+        self.options.extent < Extent::Podlane
     }
 
     fn node(&self, node: &str) -> Result<&Node> {

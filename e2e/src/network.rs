@@ -102,8 +102,8 @@ fn without_waiting_for_duplicates(namespace: &Namespace) -> Result<()> {
     Ok(())
 }
 
-/// Connects the namespaces and gives them their addresses and routes.
-pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
+/// Connects the namespaces and gives them their addresses and routes. `nodes_forward` says whether nodes forward packets.
+pub fn connect(topology: &Topology, naming: &Naming, nodes_forward: bool) -> Result<()> {
     naming
         .namespace(SWITCH)
         .ip_batch(&switch_lines(topology, naming))?;
@@ -116,23 +116,23 @@ pub fn connect(topology: &Topology, naming: &Naming) -> Result<()> {
         let mut lines = vec!["link set lo up".to_owned()];
         lines.extend(attachment_lines(&router.attachments));
         namespace.ip_batch(&lines)?;
-        forward(&namespace)?;
+        set_forwarding(&namespace, true)?;
         without_redirects(&namespace)?;
     }
     for node in &topology.nodes {
         interrupt::check()?;
-        connect_node(topology, node, naming)?;
+        connect_node(topology, node, naming, nodes_forward)?;
         for pod in &node.pods {
             naming.namespace(&pod.name).ip_batch(&pod_lines(node, pod))?;
         }
     }
     let router = naming.namespace(ROUTER);
-    forward(&router)?;
+    set_forwarding(&router, true)?;
     without_redirects(&router)
 }
 
 /// Gives a node, whose interfaces are there, its addresses and routes.
-fn connect_node(topology: &Topology, node: &Node, naming: &Naming) -> Result<()> {
+fn connect_node(topology: &Topology, node: &Node, naming: &Naming, forwards: bool) -> Result<()> {
     let link = topology.link_of(node).with_context(|| {
         format!(
             "{} is on {}, which the topology does not have",
@@ -141,7 +141,8 @@ fn connect_node(topology: &Topology, node: &Node, naming: &Naming) -> Result<()>
     })?;
     let namespace = naming.namespace(&node.name);
     namespace.ip_batch(&node_lines(node, link, naming))?;
-    forward(&namespace)
+    // A namespace may have IPv4's from the machine's own.
+    set_forwarding(&namespace, forwards)
 }
 
 /// Keeps a router from telling nodes of one link the way past it (ICMP redirect): a cloud's gateway does not either. (Nodes take none of
@@ -156,11 +157,12 @@ fn without_redirects(router: &Namespace) -> Result<()> {
     })
 }
 
-/// Makes a node or the router forward packets, of both families where the kernel has both.
-fn forward(namespace: &Namespace) -> Result<()> {
-    namespace.set_parameters(&[("ipv4/ip_forward", "1")])?;
+/// Whether a node or a router forwards packets, of both families where the kernel has both.
+fn set_forwarding(namespace: &Namespace, forwards: bool) -> Result<()> {
+    let value = if forwards { "1" } else { "0" };
+    namespace.set_parameters(&[("ipv4/ip_forward", value)])?;
     if Path::new("/proc/sys/net/ipv6").exists() {
-        namespace.set_parameters(&[("ipv6/conf/all/forwarding", "1")])?;
+        namespace.set_parameters(&[("ipv6/conf/all/forwarding", value)])?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ pub(crate) use links::covered;
 pub use links::{LocalLink, local_links};
 pub use reason::{Note, Reason};
 pub use sysctls::sysctls_to_read;
-pub(crate) use sysctls::{against_bypass, has_strict_reverse_path};
+pub(crate) use sysctls::{IPV6_FORWARDING, against_bypass, has_strict_reverse_path};
 pub(crate) use ways::Ways;
 
 use crate::datapath::DatapathOptions;
@@ -282,7 +282,7 @@ pub fn desired(
     declare_covers(&mut plan, assignment, peers, observed);
     devices::declare(&mut plan, assignment, &links, observed, unavailable, &in_use);
     if governed {
-        sysctls::declare(&mut plan, assignment, &links, observed);
+        sysctls::declare(&mut plan, assignment, &links, observed, &routed);
         declare_neighbours(&mut plan, assignment, peers);
         declare_masquerade(&mut plan, assignment, peers, observed);
     }

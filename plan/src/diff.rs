@@ -1,5 +1,6 @@
 //! From what the kernel holds to what is declared: ordered operations.
 
+use crate::desired::IPV6_FORWARDING;
 use crate::kernel::{COVER_METRIC, Device, Item, KernelState, MacAddress, OnDevice, Route, RouteKey};
 use crate::masquerade::Masquerade;
 use std::collections::BTreeSet;
@@ -124,7 +125,7 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
         name: (*name).to_owned(),
     }));
 
-    let (device_sysctls, node_sysctls): (Vec<_>, Vec<_>) = desired
+    let (mut device_sysctls, node_sysctls): (Vec<_>, Vec<_>) = desired
         .sysctls
         .iter()
         .filter(|(path, value)| actual.sysctls.get(*path) != Some(value))
@@ -135,6 +136,11 @@ pub fn diff(desired: &KernelState, actual: &KernelState) -> Vec<Operation> {
         .partition(
             |operation| matches!(operation, Operation::SetSysctl { path, .. } if path.contains("/conf/")),
         );
+    // A kernel that begins to forward IPv6 forgets the default routes of devices that will take no advertisements any more
+    // (`rt6_purge_dflt_routers` in net/ipv6/route.c).
+    device_sysctls.sort_by_key(
+        |operation| matches!(operation, Operation::SetSysctl { path, .. } if path == IPV6_FORWARDING),
+    );
     operations.extend(node_sysctls);
     operations.extend(devices(desired, actual, &anew));
     // The kernel makes a device's own parameters together with the device.

@@ -55,8 +55,8 @@ pub fn unplug(node: &Node, naming: &Naming) -> Result<Plugs> {
     Ok(Plugs(plugs))
 }
 
-/// Puts it back, with the addresses and routes that the topology says and nothing else.
-pub fn plug(topology: &Topology, node: &Node, naming: &Naming, plugs: &Plugs) -> Result<()> {
+/// Puts it back, with the addresses and routes that the topology says and nothing else; `forwards` as in [`super::connect`].
+pub fn plug(topology: &Topology, node: &Node, naming: &Naming, plugs: &Plugs, forwards: bool) -> Result<()> {
     let namespace = naming.namespace(&node.name);
     namespace.add()?;
     without_waiting_for_duplicates(&namespace)?;
@@ -71,5 +71,5 @@ pub fn plug(topology: &Topology, node: &Node, naming: &Naming, plugs: &Plugs) ->
         .map(|plug| format!("link set {} address {}", plug.interface, plug.address))
         .collect();
     namespace.ip_batch(&addresses)?;
-    connect_node(topology, node, naming)
+    connect_node(topology, node, naming, forwards)
 }

@@ -1,6 +1,7 @@
 //! IPv4 and IPv6, of pods and of the network between the nodes; and several ways from a node to its peers: addresses without a network, two
 //! interfaces, several next hops, a default route that changes.
 
+mod advertised;
 mod ways;
 
 use std::process::ExitCode;
@@ -45,6 +46,20 @@ fn main() -> ExitCode {
             Scenario::new(
                 "dual-stack pods over IPv6: every lane carries both families, and changing it loses no packet",
                 both_over_six,
+            )
+            .needs(&["ss"]),
+            Scenario::new(
+                "a node that has its default route from a router's advertisement keeps it when it begins to forward IPv6",
+                advertised::keeps_its_default_route,
+            ),
+            Scenario::new(
+                "IPv4 pods over IPv6: every lane carries them and is proved, and changing it loses no packet",
+                four_over_six,
+            )
+            .needs(&["ss"]),
+            Scenario::new(
+                "IPv6 pods over IPv4: the tunnels carry them and are proved, and changing them loses no packet",
+                six_over_four,
             )
             .needs(&["ss"]),
             Scenario::new(
@@ -101,6 +116,28 @@ fn both_over_six(context: &mut Context) -> Result<()> {
     every_lane(over_six(context)?, "ip6")
 }
 
+/// No agent has anything to do with IPv6 here but for the underlay.
+fn pods_of_four_over_six(context: &mut Context) -> Result<&mut Lab> {
+    let topology = Topology::seed(2).in_families(Families::Six, Families::Four);
+    context.lab_on("IPv4 pods over IPv6", topology)
+}
+
+fn four_over_six(context: &mut Context) -> Result<()> {
+    every_lane(pods_of_four_over_six(context)?, "ip6")
+}
+
+fn six_over_four(context: &mut Context) -> Result<()> {
+    let topology = Topology::seed(2).in_families(Families::Four, Families::Six);
+    let lab = context.lab_on("IPv6 pods over IPv4", topology)?;
+    let streams = through_tunnels(lab, "ip")?;
+    // The link carries IPv4 alone.
+    ready(lab, &native_and_vxlan())?;
+    ensure_ways(lab, "k8s-ctr", &[("fd00:172:1::/64", "encap 192.168.10.101")])?;
+    ensure_lane(lab, ROUTERS_END, ALL, "vxlan", "ip")?;
+    ensure_none_lost(streams)?;
+    ensure_programs(lab)
+}
+
 fn ready(lab: &Lab, spec: &serde_json::Value) -> Result<()> {
     apply(lab, spec)?;
     wait_until_ready(lab)
@@ -109,13 +146,7 @@ fn ready(lab: &Lab, spec: &serde_json::Value) -> Result<()> {
 /// Streams in every direction and family, through all lanes; on each, the programs' bypass carries them, and the router sees the outer family
 /// `outer` (as tcpdump calls it) and nothing of the pods.
 fn every_lane(lab: &Lab, outer: &str) -> Result<()> {
-    ready(lab, &vxlan())?;
-    let streams = streams(lab, PAIRS)?;
-    ensure_lane(lab, ROUTERS_END, ALL, "vxlan", outer)?;
-    tcp_in_every_family(lab, "pod-ctr-1", "pod-w0-1")?;
-    ready(lab, &geneve())?;
-    ensure_lane(lab, ROUTERS_END, ALL, "geneve", outer)?;
-    tcp_in_every_family(lab, "pod-ctr-1", "pod-w0-1")?;
+    let streams = through_tunnels(lab, outer)?;
     ready(lab, &native_and_vxlan())?;
     for cidr in &lab.topology().node("k8s-w1").context("no k8s-w1")?.pod_cidrs {
         let is = way(lab, "k8s-ctr", &cidr.to_string())?;
@@ -125,6 +156,23 @@ fn every_lane(lab: &Lab, outer: &str) -> Result<()> {
     ensure_lane(lab, ROUTERS_END, ALL, "vxlan", outer)?;
     tcp_in_every_family(lab, "pod-ctr-1", "pod-w1-1")?;
     ensure_none_lost(streams)?;
+    ensure_programs(lab)
+}
+
+/// Starts the streams on VXLAN, and has them go on by GENEVE.
+fn through_tunnels(lab: &Lab, outer: &str) -> Result<Vec<(String, Stream)>> {
+    ready(lab, &vxlan())?;
+    let streams = streams(lab, PAIRS)?;
+    ensure_lane(lab, ROUTERS_END, ALL, "vxlan", outer)?;
+    tcp_in_every_family(lab, "pod-ctr-1", "pod-w0-1")?;
+    ready(lab, &geneve())?;
+    ensure_lane(lab, ROUTERS_END, ALL, "geneve", outer)?;
+    tcp_in_every_family(lab, "pod-ctr-1", "pod-w0-1")?;
+    Ok(streams)
+}
+
+/// That on every node status says that programs encapsulate and flows bypass the stack.
+fn ensure_programs(lab: &Lab) -> Result<()> {
     for node in &lab.topology().nodes {
         let status = lab.kubectl()?.get(&["routingnode", &node.name])?;
         let datapath = &status["status"]["datapath"];

@@ -24,6 +24,23 @@ pub(super) struct Routed {
     pub(super) notes: BTreeSet<Note>,
 }
 
+impl Routed {
+    /// Whether packets or probes go to an outer address or a next hop of a family.
+    pub(super) fn goes_by_family(&self, six: bool) -> bool {
+        let routes = self.routes.values().filter_map(|route| match &route.target {
+            RouteTarget::Via { gateway, .. } => Some(gateway),
+            RouteTarget::Encapsulated { destination, .. } => Some(destination),
+            RouteTarget::Unreachable => None,
+        });
+        let probed = self.lanes.values().flat_map(|lane| &lane.probed);
+        let probed = probed.flat_map(|target| {
+            let outer = target.outer.as_ref().map(|(_, there)| there);
+            std::iter::once(&target.next_hop).chain(outer)
+        });
+        routes.chain(probed).any(|address| address.is_ipv6() == six)
+    }
+}
+
 /// Everything that the way to a peer follows from.
 pub(super) struct Router<'a> {
     assignment: &'a Assignment,

@@ -30,6 +30,10 @@ pub enum Reason {
     RouterAddress,
     /// A node forwards its pods' packets.
     Forwarding,
+    /// The programs ask the kernel for the way to a peer's address, and of a family that it does not forward it tells none.
+    WaysOfPrograms,
+    /// A device that forwards takes routers' advertisements only when it is told to.
+    RouterAdvertisements,
     /// While lanes change, packets come in over one and go out over another.
     ReversePath,
     /// Connection tracking sees only a part of the flows that bypass the stack.
@@ -48,6 +52,12 @@ impl fmt::Display for Reason {
             Self::InUse => f.write_str("packets still leave by it"),
             Self::RouterAddress => f.write_str("the node's router address"),
             Self::Forwarding => f.write_str("the node forwards its pods' packets"),
+            Self::WaysOfPrograms => f.write_str(
+                "the kernel tells the programs the way to a peer only in a family that it forwards",
+            ),
+            Self::RouterAdvertisements => {
+                f.write_str("the device goes on taking routers' advertisements when the node forwards")
+            }
             Self::ReversePath => {
                 f.write_str("a peer's packets may come in over another lane than they go out")
             }

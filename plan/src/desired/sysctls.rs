@@ -1,21 +1,25 @@
 //! The kernel parameters that forwarding pods' packets takes.
 
+use super::peer_routes::Routed;
 use super::{Assignment, Desired, LocalLink, Reason};
 use crate::kernel::{Item, Observed};
 use std::collections::BTreeSet;
 
+const IPV4_FORWARDING: &str = "net/ipv4/ip_forward";
+pub(crate) const IPV6_FORWARDING: &str = "net/ipv6/conf/all/forwarding";
+
 /// Kernel parameters that [`super::desired`] wants to know, given the devices that carry the node's addresses, those of gateways, and ours.
 pub fn sysctls_to_read<'a>(devices: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
-    let fixed = [
-        "net/ipv4/ip_forward",
-        "net/ipv6/conf/all/forwarding",
-        "net/ipv4/conf/all/rp_filter",
-    ];
+    let fixed = [IPV4_FORWARDING, IPV6_FORWARDING, "net/ipv4/conf/all/rp_filter"];
     fixed
         .into_iter()
         .chain(FOR_BYPASS)
         .map(str::to_owned)
-        .chain(devices.into_iter().map(rp_filter))
+        .chain(
+            devices
+                .into_iter()
+                .flat_map(|device| [rp_filter(device), accept_ra(device), forwarding(device)]),
+        )
         .collect()
 }
 
@@ -49,25 +53,26 @@ pub(super) fn rp_filter(device: &str) -> String {
     format!("net/ipv4/conf/{device}/rp_filter")
 }
 
+/// Whether a device takes routers' advertisements: 0 no, 1 while it does not forward, 2 always (`ipv6_accept_ra` in include/net/ipv6.h).
+fn accept_ra(device: &str) -> String {
+    format!("net/ipv6/conf/{device}/accept_ra")
+}
+
+/// Whether a device forwards IPv6.
+fn forwarding(device: &str) -> String {
+    format!("net/ipv6/conf/{device}/forwarding")
+}
+
 /// Forwarding on; and reverse path filtering on no device stricter than loose (RFC 3704, section 2.4): while lanes change, a
 /// peer's packets come in over one lane and go out over another.
-pub(super) fn declare(plan: &mut Desired, assignment: &Assignment, links: &[LocalLink], observed: &Observed) {
-    for (path, needed) in [
-        (
-            "net/ipv4/ip_forward",
-            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv4()),
-        ),
-        (
-            "net/ipv6/conf/all/forwarding",
-            assignment.pod_cidrs.iter().any(|cidr| cidr.addr().is_ipv6()),
-        ),
-    ] {
-        if needed {
-            plan.declare(Item::Sysctl(path.to_owned()), Reason::Forwarding, |state| {
-                state.sysctls.insert(path.to_owned(), "1".to_owned())
-            });
-        }
-    }
+pub(super) fn declare(
+    plan: &mut Desired,
+    assignment: &Assignment,
+    links: &[LocalLink],
+    observed: &Observed,
+    routed: &Routed,
+) {
+    declare_forwarding(plan, assignment, observed, routed);
     for path in FOR_BYPASS {
         if assignment.datapath.bypass && observed.ours.sysctls.contains_key(path) {
             plan.declare(Item::Sysctl(path.to_owned()), Reason::Bypass, |state| {
@@ -89,6 +94,49 @@ pub(super) fn declare(plan: &mut Desired, assignment: &Assignment, links: &[Loca
             plan.declare(Item::Sysctl(path.clone()), Reason::ReversePath, |state| {
                 state.sysctls.insert(path, "2".to_owned())
             });
+        }
+    }
+}
+
+/// Of the pods' families, since their packets pass; and of the underlay's, since the programs ask the kernel for the way to a peer, which
+/// says none by a device that does not forward the family (`BPF_FIB_LKUP_RET_FWD_DISABLED` in net/core/filter.c).
+fn declare_forwarding(plan: &mut Desired, assignment: &Assignment, observed: &Observed, routed: &Routed) {
+    for (path, six) in [(IPV4_FORWARDING, false), (IPV6_FORWARDING, true)] {
+        let mut pods = assignment.pod_cidrs.iter();
+        let reason = if pods.any(|cidr| cidr.addr().is_ipv6() == six) {
+            Reason::Forwarding
+        } else if routed.goes_by_family(six) {
+            Reason::WaysOfPrograms
+        } else {
+            continue;
+        };
+        plan.declare(Item::Sysctl(path.to_owned()), reason, |state| {
+            state.sysctls.insert(path.to_owned(), "1".to_owned())
+        });
+        if six {
+            declare_advertisements(plan, observed);
+        }
+    }
+}
+
+/// A device that has its addresses and its default route from routers' advertisements keeps them when it forwards from now on. One that
+/// forwarded before ignores them, and goes on so.
+fn declare_advertisements(plan: &mut Desired, observed: &Observed) {
+    let is = |path: &str, value: &str| observed.ours.sysctls.get(path).is_some_and(|is| is == value);
+    if !is(IPV6_FORWARDING, "0") {
+        return;
+    }
+    let links = observed.underlay.iter().map(|on| on.device.as_str());
+    let hops = observed.foreign_routes.iter().flat_map(|route| &route.next_hops);
+    let devices: BTreeSet<&str> = links.chain(hops.map(|hop| hop.device.as_str())).collect();
+    for device in devices {
+        let path = accept_ra(device);
+        if is(&path, "1") && is(&forwarding(device), "0") {
+            plan.declare(
+                Item::Sysctl(path.clone()),
+                Reason::RouterAdvertisements,
+                |state| state.sysctls.insert(path, "2".to_owned()),
+            );
         }
     }
 }
