@@ -132,3 +132,8 @@ pub enum Unsent {
     /// Something else: the code of `bpf_fib_lookup` (include/uapi/linux/bpf.h, `BPF_FIB_LKUP_RET_*`), or 255.
     Refused(u32),
 }
+
+impl Unsent {
+    /// The device takes no packet as long (`BPF_FIB_LKUP_RET_FRAG_NEEDED`).
+    pub(crate) const TOO_LONG: Self = Self::Refused(8);
+}

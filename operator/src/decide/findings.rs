@@ -244,7 +244,10 @@ fn of_refusal(view: &View<'_>, reason: &str, refused: &[Refused<'_>]) -> Finding
 
 /// Whether a refusal with this reason has its cause at the node that refuses.
 fn is_of_the_observer(reason: &str) -> bool {
-    matches!(reason, "NoDevice" | "ForeignRoute" | "NoUnderlayRoute")
+    matches!(
+        reason,
+        "NoDevice" | "ForeignRoute" | "NoUnderlayRoute" | "ProbesNotSent"
+    )
 }
 
 fn words(reason: &str, number: usize) -> String {
@@ -272,6 +275,10 @@ fn words(reason: &str, number: usize) -> String {
             "have yet to answer the first probe on a lane",
         ),
         "LaneSilent" => ("does not answer on its lane", "do not answer on their lanes"),
+        "ProbesNotSent" => (
+            "has a kernel that sends no probes",
+            "have kernels that send no probes",
+        ),
         "LaneTooSmall" => (
             "gets no full-size packets through on its lane",
             "get no full-size packets through on their lanes",

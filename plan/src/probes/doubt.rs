@@ -24,6 +24,11 @@ pub enum Doubt {
     },
     /// Probes cannot be sent: the kernel knows no link-layer address of the next hop.
     NoNeighbour,
+    /// Probes cannot be sent: the kernel's own routes, or its parameters, are against it.
+    NotSent {
+        /// What it said: [`crate::probes::Unsent::Refused`].
+        code: u32,
+    },
     /// Small probes are answered, and full-size ones are not.
     TooSmall {
         /// The lane's MTU in bytes.
@@ -41,6 +46,7 @@ impl Doubt {
         match self {
             Self::Untried => "LaneNotProved",
             Self::Silent { .. } | Self::NoNeighbour => "LaneSilent",
+            Self::NotSent { .. } => "ProbesNotSent",
             Self::TooSmall { .. } => "LaneTooSmall",
         }
     }
@@ -59,6 +65,23 @@ impl Doubt {
                 "does not answer over {lane}: the kernel of this node finds no link-layer address of the next hop toward it. Is the peer \
                  (or the gateway) down, or on another link than its addresses say?"
             ),
+            Self::NotSent { code } => {
+                write!(
+                    f,
+                    "is not probed over {lane}, because this node's kernel sends no probe: "
+                )?;
+                f.write_str(match code {
+                    1..=3 => "a route of its own refuses the next hop toward the peer. Remove it (ip route get, ip rule)",
+                    4 => "it has no route to the next hop toward the peer. Add one (ip route get)",
+                    5 => {
+                        "it does not forward on the device toward the peer. Set net.ipv4.conf.DEVICE.forwarding (on IPv6 \
+                         net.ipv6.conf.DEVICE.forwarding) to 1 again"
+                    }
+                    6 => "its route to the next hop has an encapsulation of its own. Remove that from the route",
+                    _ => "the device toward the peer takes none. Is it up?",
+                })?;
+                write!(f, " (bpf_fib_lookup: {code})")
+            }
             Self::Silent { answers_on } => {
                 write!(f, "does not answer over {lane}")?;
                 if let Some(other) = answers_on {
@@ -151,5 +174,16 @@ mod tests {
             (too_small.reason(), silent.reason()),
             ("LaneTooSmall", "LaneSilent")
         );
+        for (code, words) in [
+            (2, "refuses the next hop"),
+            (4, "has no route to the next hop"),
+            (5, "net.ipv6.conf.DEVICE.forwarding"),
+            (255, "Is it up?"),
+        ] {
+            let why = Doubt::NotSent { code };
+            let told = told("vxlan:8472:1", why);
+            assert!(told.contains(words) && !told.contains("filtered"), "{told}");
+            assert_eq!((why.reason(), why.passes()), ("ProbesNotSent", false));
+        }
     }
 }

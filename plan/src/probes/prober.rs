@@ -292,10 +292,8 @@ impl Prober {
             return;
         };
         let (peer, lane) = (Arc::clone(&round.peer), round.lane);
-        if why == Unsent::NoNeighbour
-            && let Some(series) = find(&mut self.series, &peer, lane)
-        {
-            series.no_neighbour();
+        if let Some(series) = find(&mut self.series, &peer, lane) {
+            series.unsent(why);
         }
     }
 

@@ -1,6 +1,6 @@
 //! The probes of one lane, and what they have shown.
 
-use super::{Direction, Doubt, Kind, Standing, Target};
+use super::{Direction, Doubt, Kind, Standing, Target, Unsent};
 use crate::lane::{Lane, tunnel_overhead};
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ const ALL: &[Kind] = &[Kind::Small, Kind::There, Kind::Full];
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Silent,
-    NoNeighbour,
+    /// Probes were not sent.
+    Unsent(Unsent),
     TooSmall(Direction),
 }
 
@@ -64,7 +65,8 @@ pub(super) struct Series {
     there_lost: u32,
     full_lost: u32,
     answered_in_a_row: u32,
-    no_neighbour: bool,
+    /// Why the last probe of this round that was not sent was not.
+    unsent: Option<Unsent>,
     /// When the last of each kind was sent that was answered: anything, `There` and `Full`.
     heard: [Option<Duration>; 3],
     /// The last rounds, a bit each, the newest lowest: whether it was lost.
@@ -90,7 +92,7 @@ impl Series {
             there_lost: 0,
             full_lost: 0,
             answered_in_a_row: 0,
-            no_neighbour: false,
+            unsent: None,
             heard: [None; 3],
             losses: 0,
             rounds: 0,
@@ -131,7 +133,7 @@ impl Series {
     /// Starts a round: what is asked. `doubted` is how many lanes in use are doubted.
     pub(super) fn round(&mut self, now: Duration, doubted: usize) -> &'static [Kind] {
         self.started.get_or_insert(now);
-        self.no_neighbour = false;
+        self.unsent = None;
         if self.is_to_prove() {
             let rest = FIRST * 2_u32.saturating_pow(self.tries.min(16));
             self.due = Some(now + rest.min(LAST));
@@ -159,9 +161,12 @@ impl Series {
         ALL
     }
 
-    /// The kernel knows no link-layer address of the next hop.
-    pub(super) const fn no_neighbour(&mut self) {
-        self.no_neighbour = true;
+    /// A probe was not sent.
+    pub(super) fn unsent(&mut self, why: Unsent) {
+        // That a device takes no packet as long is what full-size probes are to find.
+        if why != Unsent::TOO_LONG {
+            self.unsent = Some(why);
+        }
     }
 
     /// A probe was answered that was sent then, in time or not.
@@ -175,7 +180,7 @@ impl Series {
             *heard = (*heard).max(Some(sent));
         }
         self.silent = 0;
-        self.no_neighbour = false;
+        self.unsent = None;
         if kind >= Kind::There {
             self.there_lost = 0;
         }
@@ -221,11 +226,7 @@ impl Series {
         }
         let may_be_late = self.is_to_prove() && self.started.is_some_and(|started| now < started + PATIENCE);
         if self.silent >= LOST && !may_be_late {
-            self.fault = Some(if self.no_neighbour {
-                Fault::NoNeighbour
-            } else {
-                Fault::Silent
-            });
+            self.fault = Some(self.unsent.map_or(Fault::Silent, Fault::Unsent));
         } else if self.full_lost >= LOST && self.silent == 0 {
             let direction = if self.there_lost + 1 >= LOST {
                 Direction::There
@@ -254,7 +255,8 @@ impl Series {
         let doubt = match self.fault {
             None => return self.is_proved.then_some(Standing::Proved),
             Some(Fault::Silent) => Doubt::Silent { answers_on },
-            Some(Fault::NoNeighbour) => Doubt::NoNeighbour,
+            Some(Fault::Unsent(Unsent::NoNeighbour)) => Doubt::NoNeighbour,
+            Some(Fault::Unsent(Unsent::Refused(code))) => Doubt::NotSent { code },
             Some(Fault::TooSmall(direction)) => Doubt::TooSmall {
                 inner: self.target.length,
                 outer: self.target.length

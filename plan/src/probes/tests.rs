@@ -360,6 +360,14 @@ fn what_answers_elsewhere_is_not_down_and_a_missing_neighbour_is_named() {
             answers_on: Some(Lane::Native)
         })
     );
+    assert_eq!(
+        doubt_where_unsent(|_| Some(Unsent::NoNeighbour)),
+        Some(Doubt::NoNeighbour)
+    );
+}
+
+/// What is thought of the lane to a peer that answers nothing, after three seconds in which probes were not sent for these reasons.
+fn doubt_where_unsent(why: impl Fn(Kind) -> Option<Unsent>) -> Option<Doubt> {
     let mut prober = Prober::new(1);
     let targets = [target(Lane::Native, true)];
     prober.aim("me", [("peer", targets.as_slice())], at(0));
@@ -367,14 +375,27 @@ fn what_answers_elsewhere_is_not_down_and_a_missing_neighbour_is_named() {
     while now < at(3_000) {
         now = prober.next_due().expect("more is due").max(now + at(1));
         for probe in prober.due(now) {
-            prober.unsent(probe.id, Unsent::NoNeighbour);
+            if let Some(why) = why(probe.kind) {
+                prober.unsent(probe.id, why);
+            }
         }
     }
-    assert_eq!(
-        prober.proofs().doubt("peer", Lane::Native),
-        Some(Doubt::NoNeighbour)
-    );
     assert!(!prober.take_forgotten().is_empty() || prober.waiting_for(now).len() < 40);
+    prober.proofs().doubt("peer", Lane::Native)
+}
+
+#[test]
+fn probes_that_the_kernel_does_not_send_are_nobodys_filter() {
+    let code = 5;
+    assert_eq!(
+        doubt_where_unsent(|_| Some(Unsent::Refused(code))),
+        Some(Doubt::NotSent { code })
+    );
+    // The device is too small for full-size ones, and the small ones are not answered.
+    assert_eq!(
+        doubt_where_unsent(|kind| (kind != Kind::Small).then_some(Unsent::TOO_LONG)),
+        Some(Doubt::Silent { answers_on: None })
+    );
 }
 
 #[test]
