@@ -14,7 +14,7 @@ use podlane_e2e::probe::ping;
 use podlane_e2e::programs;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    POLICY, SETTLED_WITHIN, apply, ensure_all_answer, vxlan, wait_for_condition, wait_until_ready,
+    POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, vxlan, wait_for_condition, wait_until_ready,
 };
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
@@ -281,8 +281,29 @@ fn others_files(lab: &Lab) -> Result<()> {
     let other = directory(lab, "k8s-w1").join("05-other.conflist");
     let text = r#"{"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "bridge"}]}"#;
     fs::write(&other, text)?;
-    let message = network_unavailable(lab, "k8s-w1", "True", "PodlaneForeignCNIConfiguration")?;
-    ensure!(message.contains("05-other.conflist"), "{message}");
+    // The other connects pods: the node stays schedulable, and the policy says what to do.
+    wait_until(
+        "Podlane to take back its word of the Node k8s-w1",
+        SETTLED_WITHIN,
+        || {
+            let node = lab.kubectl()?.get(&["node", "k8s-w1"])?;
+            let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+            let said = conditions.filter(|condition| condition["type"] == "NetworkUnavailable");
+            let said: Vec<&Value> = said.collect();
+            ensure!(said.is_empty(), "{said:?}");
+            Ok(())
+        },
+    )?;
+    let reason = "ForeignCNIConfiguration";
+    wait_for_condition(lab, "routingnode", "k8s-w1", "PodNetwork", "False", reason)?;
+    wait_until("the policy to name the other plugin", SETTLED_WITHIN, || {
+        let (ready, _, message) = condition(lab, "routingpolicy", POLICY, "Ready")?;
+        ensure!(
+            ready == "True" && message.contains("05-other.conflist") && message.contains("cni.install=false"),
+            "Ready is {ready}: {message}"
+        );
+        Ok(())
+    })?;
     ensure!(fs::read_to_string(&other)? == text, "it was changed");
     fs::remove_file(&other)?;
     network_unavailable(lab, "k8s-w1", "False", "PodlaneConfigured").map(drop)

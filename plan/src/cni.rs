@@ -49,6 +49,9 @@ impl Found {
     }
 }
 
+/// [`Hindrance::reason`] where another network plugin connects the node's pods.
+pub const FOREIGN: &str = "ForeignCNIConfiguration";
+
 /// Why pods are not connected by Podlane, or not yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hindrance {
@@ -85,7 +88,7 @@ impl Hindrance {
             Self::NotOpen(_) => "Opening",
             Self::Untried(_) => "LaneNotProved",
             Self::Silent(_) => "LaneSilent",
-            Self::Foreign(_) | Self::Taken => "ForeignCNIConfiguration",
+            Self::Foreign(_) | Self::Taken => FOREIGN,
             Self::NotWritten(_) => "CNIConfigurationNotWritten",
         }
     }

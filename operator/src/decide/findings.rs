@@ -7,6 +7,7 @@ use super::readiness::{Assessment, Refused, Wait};
 use super::words::{agree, count, list};
 use crate::world::{PolicyRecord, ROLLOUT_STOPPED, Rollout};
 use podlane_crds::reason::MOVING;
+use podlane_plan::cni::FOREIGN;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -109,6 +110,28 @@ pub(super) fn without_programs(view: &View<'_>, assessment: &Assessment<'_>) -> 
         list(names),
         name(*first)
     ))
+}
+
+/// Where another network plugin connects pods though Podlane is to, in a line and in a sentence: packets go as declared all the same.
+pub(super) fn other_plugins(view: &View<'_>, tally: &Tally<'_>) -> Option<(String, String)> {
+    let name = |place: usize| view.world.nodes.all()[place].name.as_str();
+    let said = |place: &usize| {
+        let report = view.world.routing_nodes.get(name(*place))?.report.as_ref()?;
+        let (_, reason, message) = report.pod_network.as_ref()?;
+        (**reason == *FOREIGN).then_some((name(*place), &**message))
+    };
+    let nodes: Vec<(&str, &str)> = tally.governed.iter().filter_map(said).collect();
+    let (first, message) = nodes.first()?;
+    let summary = format!(
+        "another network plugin connects the pods of {}",
+        list(nodes.iter().map(|(name, _)| name))
+    );
+    let sentence = format!(
+        "{}, and Podlane writes no CNI configuration there: if that is how it is to be, helm upgrade with --set cni.install=false; if not, \
+         remove the other's. {first} says: {message}",
+        summary.replacen('a', "A", 1)
+    );
+    Some((summary, sentence))
 }
 
 /// A rollout of agents that has stopped: at one of the policy's nodes, or at none in particular.

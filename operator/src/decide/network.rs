@@ -1,13 +1,15 @@
 //! The condition NetworkUnavailable of Nodes, kept true to what agents say of their pods' network: agents may not write Nodes.
 //!
 //! While it is True, Kubernetes schedules no pods to a node that cannot connect them (taint node.kubernetes.io/network-unavailable).
-//! Of a node whose pods another network plugin connects nothing is said, and what was said before is taken back: whoever connects them
-//! says how that stands, or leaves it to the kubelet.
+//! Of a node whose pods another network plugin connects, because Podlane is not to or because the other's configuration is there, nothing is
+//! said, and what was said before is taken back: whoever connects them says how that stands, or leaves it to the kubelet. Of a
+//! configuration in the way the policy speaks (`findings::other_plugins`).
 
 use super::View;
 use crate::seen::NetworkUnavailable;
 use crate::write::{What, Write};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use podlane_plan::cni::FOREIGN;
 
 /// Conditions that have to be written.
 pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
@@ -20,7 +22,8 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
         let Some(report) = report else { continue };
         let before = nodes.network_unavailable(place);
         let uid = nodes.uid(place).to_owned();
-        let Some((is_connected, reason, message)) = &report.pod_network else {
+        let pods = report.pod_network.as_ref();
+        let Some((is_connected, reason, message)) = pods.filter(|(_, reason, _)| **reason != *FOREIGN) else {
             if before.is_some_and(|(before, _)| before.is_ours()) {
                 writes.push(Write::silent(&node.name, What::ClearNodeNetwork { uid }));
             }
@@ -46,6 +49,7 @@ pub(super) fn writes(view: &View<'_>) -> Vec<Write> {
 #[cfg(test)]
 mod tests {
     use super::super::simulation::Cluster;
+    use super::FOREIGN;
     use serde_json::{Value, json};
 
     fn say(cluster: &mut Cluster, status: &str, reason: &str) {
@@ -109,6 +113,46 @@ mod tests {
             "True"
         );
     }
+
+    #[test]
+    fn what_was_said_is_taken_back_where_another_plugins_configuration_is_there_and_the_policy_says_so() {
+        let mut cluster = Cluster::of_three();
+        cluster.policy("default", 1, json!({"routingMode": "tunnel"}));
+        cluster.settle();
+        say(&mut cluster, "False", "LaneNotProved");
+        cluster.pass();
+        assert!(condition(&cluster, "k8s-w1").is_some());
+        say(&mut cluster, "False", FOREIGN);
+        cluster.pass();
+        assert_eq!(condition(&cluster, "k8s-w1"), None);
+        cluster.settle();
+        let status = cluster.object("RoutingPolicy", "default")["status"].clone();
+        let ready = |status: &Value| {
+            let conditions = status["conditions"].as_array().expect("conditions");
+            let ready = conditions.iter().find(|condition| condition["type"] == "Ready");
+            ready.cloned().expect("it is said")
+        };
+        let said = ready(&status);
+        assert_eq!(said["status"], "True", "packets go as declared: {said}");
+        let message = said["message"].as_str().expect("a text");
+        assert!(
+            message.contains("k8s-w1") && message.contains("--set cni.install=false"),
+            "{message}"
+        );
+        let summary = status["message"].as_str().expect("a text").to_owned();
+        assert!(summary.contains("k8s-w1"), "{summary}");
+        // Its own file is the one again.
+        say(&mut cluster, "True", "Configured");
+        cluster.settle();
+        assert_eq!(
+            condition(&cluster, "k8s-w1").expect("it is written")["status"],
+            "False"
+        );
+        let status = cluster.object("RoutingPolicy", "default")["status"].clone();
+        let message = ready(&status)["message"].as_str().expect("a text").to_owned();
+        assert!(!message.contains("cni.install"), "{message}");
+    }
+
     #[test]
     fn what_was_said_is_taken_back_where_pods_are_connected_by_another_plugin_now() {
         let mut cluster = Cluster::of_three();

@@ -182,7 +182,11 @@ fn status(
             if let Some(note) = findings::without_programs(view, assessment) {
                 all = format!("{all}. {note}");
             }
-            ("AsDeclared".to_owned(), all, None)
+            let (others, note) = findings::other_plugins(view, tally).unzip();
+            if let Some(note) = note {
+                all = format!("{all}. {note}");
+            }
+            ("AsDeclared".to_owned(), all, others)
         }
     };
     let is_ready = verdict.findings.is_empty() && !verdict.is_progressing;
