@@ -20,8 +20,8 @@ pub use generate::{CRD_FOLDERS, CannotWrite, crd_files, crd_yaml};
 pub use peer_slice::{PeerEntry, PeerSlice, PeerSliceSpec};
 pub use routing_node::{
     AppliedPolicy, Bypass, DatapathStatus, Dropped, Encapsulation, LaneCounts, MAX_DROPPED_IN_STATUS,
-    MAX_PEERS_IN_STATUS, PeerStatus, ProbeCounts, RoutingNode, RoutingNodeSpec, RoutingNodeStatus,
-    UnderlayLink,
+    MAX_PEERS_DROPPED_IN_STATUS, MAX_PEERS_IN_STATUS, PeerStatus, ProbeCounts, RoutingNode, RoutingNodeSpec,
+    RoutingNodeStatus, UnderlayLink,
 };
 pub use routing_policy::{
     BypassMode, Datapath, MasqueradeMode, MasqueradeSpec, NodeCounts, PortRange, RoutingPolicy,

@@ -13,6 +13,9 @@ pub const MAX_PEERS_IN_STATUS: usize = 64;
 /// Kinds of dropped packets that a RoutingNode's status counts, at most: the most frequent ones.
 pub const MAX_DROPPED_IN_STATUS: usize = 64;
 
+/// How many of them are peers', at most.
+pub const MAX_PEERS_DROPPED_IN_STATUS: usize = 16;
+
 /// What a node is told: written by the operator alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
 #[kube(
@@ -169,8 +172,9 @@ pub struct RoutingNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probes: Option<ProbeCounts>,
 
-    /// Packets that the programs dropped, the most frequent first. The numbers follow the counters in steps: their growth by an eighth is
-    /// shown. The agent's metrics have them as they are.
+    /// Packets that the programs dropped: by lane and reason, the most frequent first; then by peer and reason, of the packets that could be
+    /// laid to one, up to 16. The numbers follow the counters in steps: their growth by an eighth is shown. The agent's metrics have them
+    /// as they are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub dropped: Vec<Dropped>,
@@ -272,7 +276,7 @@ pub struct DatapathStatus {
     pub encapsulation: Encapsulation,
     /// Whether accepted flows bypass the host's stack.
     pub bypass: Bypass,
-    /// Why encapsulation is Kernel or bypass is Off, in a word.
+    /// Why encapsulation is Kernel or bypass is Off, or InPart: bypass is On, and some flows bypass the stack nowhere. In a word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 128))]
     pub reason: Option<String>,
@@ -311,7 +315,7 @@ pub struct ProbeCounts {
     pub worst_loss_percent: u32,
 }
 
-/// Packets that the programs dropped on a lane for one reason.
+/// Packets that the programs dropped for one reason: on a lane, or of a peer's on whichever lane (then they are counted by lane, too).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Dropped {
@@ -319,6 +323,10 @@ pub struct Dropped {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub lane: Option<String>,
+    /// The peer's node, by outer address, by the pod that the packet claimed to come from, or by the one that it was for; absent: whosever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub peer: Option<String>,
     /// Why, in a word.
     #[schemars(length(max = 128))]
     pub reason: String,

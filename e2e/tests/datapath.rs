@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use podlane_e2e::capture::Capture;
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::metrics::Scrape;
+use podlane_e2e::probe::ping_with;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
     POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, geneve, native_and_vxlan, vxlan,
@@ -45,6 +46,10 @@ fn main() -> ExitCode {
             )
             .needs(&["nft"]),
             Scenario::new("a network that cannot carry full-size packets is said", too_small),
+            Scenario::new(
+                "what is dropped is told by lane, peer and reason, and what passes by lane and peer",
+                counted,
+            ),
             Scenario::new("clean leaves nothing of ours and all of others'", clean).needs(&["tc"]),
         ],
     )
@@ -352,6 +357,69 @@ fn too_small(context: &mut Context) -> Result<()> {
         "no advice: {message}"
     );
     wait_until_ready(lab)
+}
+
+/// Plain packets from beyond the router that claim to come from one of k8s-w0's pods, where no native lane leads to it.
+fn counted(context: &mut Context) -> Result<()> {
+    const FORGED: u32 = 20;
+    let lab = context.lab()?;
+    ready(lab, &vxlan())?;
+    let figures = || -> Result<[f64; 3]> {
+        let scrape = Scrape::of(lab, "k8s-ctr")?;
+        let of_peer = |what: &str, label: &str| {
+            let name = format!("podlane_peer_{what}_packets_total");
+            scrape.sum(&name, &format!("peer=\"k8s-w0\"{label}"))
+        };
+        Ok([
+            of_peer("dropped", ",reason=\"PlainPodSource\""),
+            of_peer("sent", ""),
+            of_peer("received", ""),
+        ])
+    };
+    let before = figures()?;
+    let router = lab.namespace("router");
+    router.ip(&["address", "add", "172.20.2.99/32", "dev", "lo"])?;
+    let forged = ping_with(
+        lab,
+        "router",
+        "192.168.10.100".parse()?,
+        FORGED,
+        &["-i", "0.01", "-I", "172.20.2.99"],
+    );
+    router.ip(&["address", "delete", "172.20.2.99/32", "dev", "lo"])?;
+    let forged = forged?;
+    ensure!(forged.replies == 0, "{}", forged.output);
+    ensure_all_answer(lab)?;
+    let after = figures()?;
+    ensure!(
+        after[0] - before[0] == f64::from(FORGED)
+            && after[1] >= before[1] + 4.0
+            && after[2] >= before[2] + 4.0,
+        "dropped of k8s-w0's, sent to it and received from it: {before:?}, then {after:?}"
+    );
+    // An agent that has nothing to do looks every half minute.
+    ready(lab, &geneve())?;
+    // Shown in steps of an eighth.
+    let (least, most) = (after[0] * 8.0 / 9.0, after[0]);
+    wait_until(
+        "status to say by lane and by peer what was dropped",
+        SETTLED_WITHIN,
+        || {
+            let node = lab.kubectl()?.get(&["routingnode", "k8s-ctr"])?;
+            let dropped = node["status"]["dropped"].as_array().context("nothing dropped")?;
+            for (lane, peer) in [(json!("native"), json!(null)), (json!(null), json!("k8s-w0"))] {
+                let is_it = |one: &&serde_json::Value| {
+                    one["reason"] == "PlainPodSource" && one["lane"] == lane && one["peer"] == peer
+                };
+                let packets = dropped.iter().find(is_it).and_then(|one| one["packets"].as_f64());
+                ensure!(
+                    packets.is_some_and(|packets| (least..=most).contains(&packets)),
+                    "{lane}, {peer}: {dropped:?}"
+                );
+            }
+            Ok(())
+        },
+    )
 }
 
 fn clean(context: &mut Context) -> Result<()> {

@@ -344,14 +344,15 @@ impl Agent {
     }
 
     fn figures(&mut self) -> Figures {
-        let (lanes, peers) = datapath::figures(&self.datapath.counters());
+        let counters = self.datapath.counters();
         let (datapath, counts) = (
             self.reported.datapath.as_ref(),
             self.reported.counts.unwrap_or_default(),
         );
         Figures {
-            lanes,
-            peers,
+            lanes: datapath::figures_of_lanes(&counters.lanes),
+            peers: datapath::traffic(&counters),
+            drops: datapath::drops(&counters),
             reached: vec![
                 ("native", counts.native),
                 ("underlay", counts.underlay),
@@ -367,6 +368,9 @@ impl Agent {
 
     fn report(&mut self, outcome: Option<Result<&Outcome, &str>>) {
         let counted = self.datapath.lane_figures();
+        // Of thousands of peers they take their time to read: not before there is something new to say.
+        let drops = report::drops_differ(&counted, &self.reported)
+            .then(|| datapath::drops(&self.datapath.counters()));
         let datapath = &self.datapath;
         let subject = Subject {
             instance: self.instance.as_deref(),
@@ -381,6 +385,7 @@ impl Agent {
                 probe_key: datapath.key(),
                 tally: datapath.tally(),
                 counted: &counted,
+                drops: drops.as_deref(),
             }),
         };
         let status = report::status(subject, outcome, &self.reported, &now());

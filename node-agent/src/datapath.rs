@@ -1,16 +1,17 @@
 //! The eBPF datapath as the agent keeps it: programs loaded as soon as that is possible, their maps as planned, probes sent and
 //! their answers taken in.
 
-use crate::metrics::{LaneFigures, PeerDrops};
+use crate::metrics::{LaneFigures, MOST_PEERS, PeerDrops, PeerTraffic};
 use crate::neighbours::{Neighbours, resolve};
 use podlane_datapath::{
-    Counters, Failure, LaneCount, LaneName, Options, Over, ProbeAnswer, ProbeFailure, ProbeToSend, Programs,
-    Reason, Synced,
+    Counters, Failure, LaneCount, LaneName, Options, Over, PeerCount, ProbeAnswer, ProbeFailure, ProbeToSend,
+    Programs, Reason, Synced,
 };
 use podlane_plan::datapath::Datapath as Planned;
 use podlane_plan::desired::Desired;
 use podlane_plan::lane::Lane;
 use podlane_plan::probes::{Answer, Kind, Probe, ProbeKey, Prober, Proofs, Tally, Unsent};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -308,21 +309,37 @@ fn taken(answer: &ProbeAnswer) -> Option<Answer> {
     })
 }
 
-/// Counters as metrics have them.
-pub fn figures(counters: &Counters) -> (Vec<LaneFigures>, Vec<PeerDrops>) {
-    let peers = counters
-        .peers
-        .iter()
-        .filter(|(_, count)| !count.dropped.is_empty())
+/// The peers with the most packets, the most first.
+pub fn traffic(counters: &Counters) -> Vec<PeerTraffic> {
+    let packets = |count: &PeerCount| count.sent_packets + count.received_packets;
+    most(counters, packets)
+        .map(|(peer, count)| PeerTraffic {
+            peer: peer.clone(),
+            packets: [count.sent_packets, count.received_packets],
+            bytes: [count.sent_bytes, count.received_bytes],
+        })
+        .collect()
+}
+
+/// The peers with the most packets dropped, the most first.
+pub fn drops(counters: &Counters) -> Vec<PeerDrops> {
+    most(counters, |count| count.dropped.values().sum())
         .map(|(peer, count)| PeerDrops {
             peer: peer.clone(),
             dropped: reasons(&count.dropped),
         })
-        .collect();
-    (figures_of_lanes(&counters.lanes), peers)
+        .collect()
 }
 
-fn figures_of_lanes(lanes: &BTreeMap<LaneName, LaneCount>) -> Vec<LaneFigures> {
+/// The peers that have the most of something, as many as are told of; those that have none of it left out.
+fn most(counters: &Counters, of: fn(&PeerCount) -> u64) -> impl Iterator<Item = (&String, &PeerCount)> {
+    let mut peers: Vec<_> = counters.peers.iter().filter(|(_, count)| of(count) > 0).collect();
+    peers.sort_by_key(|(_, count)| Reverse(of(count)));
+    peers.into_iter().take(MOST_PEERS)
+}
+
+/// The lanes' counters as metrics have them.
+pub fn figures_of_lanes(lanes: &BTreeMap<LaneName, LaneCount>) -> Vec<LaneFigures> {
     lanes
         .iter()
         .map(|(name, count)| LaneFigures {
@@ -354,6 +371,34 @@ fn reasons(dropped: &BTreeMap<Reason, u64>) -> Vec<(&'static str, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peers_with_the_most_are_told_of() {
+        let count = |number: u64| PeerCount {
+            sent_packets: number,
+            dropped: [(Reason::ForgedInner, 100 - number)]
+                .into_iter()
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            ..PeerCount::default()
+        };
+        let peers = (0..=100).map(|number| (format!("node-{number:03}"), count(number)));
+        let counters = Counters {
+            peers: peers.collect(),
+            ..Counters::default()
+        };
+        let traffic = traffic(&counters);
+        assert_eq!((traffic.len(), traffic[0].packets), (MOST_PEERS, [100, 0]));
+        assert_eq!(traffic[63].peer, "node-037");
+        let drops = drops(&counters);
+        assert_eq!((drops.len(), drops[0].peer.as_str()), (MOST_PEERS, "node-000"));
+        assert_eq!(drops[63].dropped, [("ForgedInner", 37)]);
+        let none = Counters {
+            peers: [("node".to_owned(), PeerCount::default())].into(),
+            ..Counters::default()
+        };
+        assert_eq!((super::traffic(&none), super::drops(&none)), (vec![], vec![]));
+    }
 
     #[test]
     fn a_key_is_two_little_endian_words() {

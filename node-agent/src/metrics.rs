@@ -17,8 +17,8 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-/// Peers of which dropped packets are told, at most; those with the most come first.
-const MOST_PEERS: usize = 64;
+/// Peers that are told of, at most: those with the most packets, and those with the most that were dropped.
+pub const MOST_PEERS: usize = 64;
 
 /// How long the agent may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +38,17 @@ pub struct LaneFigures {
     pub dropped: Vec<(&'static str, u64)>,
 }
 
+/// What went to a peer and came from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerTraffic {
+    /// The peer's node.
+    pub peer: String,
+    /// Packets sent and received.
+    pub packets: [u64; 2],
+    /// Bytes of inner packets sent and received.
+    pub bytes: [u64; 2],
+}
+
 /// Packets of a peer's that were dropped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerDrops {
@@ -52,8 +63,10 @@ pub struct PeerDrops {
 pub struct Figures {
     /// By lane.
     pub lanes: Vec<LaneFigures>,
-    /// By peer, where any were dropped.
-    pub peers: Vec<PeerDrops>,
+    /// By peer, where there were any: the [`MOST_PEERS`] with the most packets.
+    pub peers: Vec<PeerTraffic>,
+    /// By peer, where any were dropped: the [`MOST_PEERS`] with the most.
+    pub drops: Vec<PeerDrops>,
     /// Peers by the lane that reaches them; `refused` among them.
     pub reached: Vec<(&'static str, u32)>,
     /// Whether packets are encapsulated by eBPF programs.
@@ -263,13 +276,40 @@ impl Collector for Figures {
                     .map(move |(reason, count)| (labels(*reason), *count))
             }),
         )?;
-        let mut peers: Vec<_> = self.peers.iter().collect();
-        peers.sort_by_key(|peer| std::cmp::Reverse(peer.dropped.iter().map(|(_, count)| count).sum::<u64>()));
+        let peers = |figure: fn(&PeerTraffic) -> u64| {
+            self.peers
+                .iter()
+                .map(move |peer| (vec![("peer", peer.peer.as_str())], figure(peer)))
+        };
+        counters(
+            encoder,
+            "peer_sent_packets",
+            "Packets sent to a peer; the 64 peers with the most packets",
+            peers(|peer| peer.packets[0]),
+        )?;
+        counters(
+            encoder,
+            "peer_sent_bytes",
+            "Bytes of inner packets sent to a peer; the 64 peers with the most packets",
+            peers(|peer| peer.bytes[0]),
+        )?;
+        counters(
+            encoder,
+            "peer_received_packets",
+            "Packets received from a peer; the 64 peers with the most packets",
+            peers(|peer| peer.packets[1]),
+        )?;
+        counters(
+            encoder,
+            "peer_received_bytes",
+            "Bytes of inner packets received from a peer; the 64 peers with the most packets",
+            peers(|peer| peer.bytes[1]),
+        )?;
         counters(
             encoder,
             "peer_dropped_packets",
             "Packets of a peer's dropped, by reason; the 64 peers with the most",
-            peers.into_iter().take(MOST_PEERS).flat_map(|peer| {
+            self.drops.iter().flat_map(|peer| {
                 let labels = |reason| vec![("peer", peer.peer.as_str()), ("reason", reason)];
                 peer.dropped
                     .iter()
@@ -321,7 +361,12 @@ mod tests {
                 bytes: [1000, 300],
                 dropped: vec![("ForgedInner", 2)],
             }],
-            peers: vec![PeerDrops {
+            peers: vec![PeerTraffic {
+                peer: "k8s-w0".to_owned(),
+                packets: [10, 3],
+                bytes: [1000, 300],
+            }],
+            drops: vec![PeerDrops {
                 peer: "k8s-w0".to_owned(),
                 dropped: vec![("ForgedInner", 2)],
             }],
@@ -336,6 +381,10 @@ mod tests {
             "podlane_lane_sent_bypassing_packets_total{lane=\"vxlan:8472:1\"} 7",
             "podlane_lane_received_bytes_total{lane=\"vxlan:8472:1\"} 300",
             "podlane_dropped_packets_total{lane=\"vxlan:8472:1\",reason=\"ForgedInner\"} 2",
+            "podlane_peer_sent_packets_total{peer=\"k8s-w0\"} 10",
+            "podlane_peer_sent_bytes_total{peer=\"k8s-w0\"} 1000",
+            "podlane_peer_received_packets_total{peer=\"k8s-w0\"} 3",
+            "podlane_peer_received_bytes_total{peer=\"k8s-w0\"} 300",
             "podlane_peer_dropped_packets_total{peer=\"k8s-w0\",reason=\"ForgedInner\"} 2",
             "podlane_peers{lane=\"vxlan\"} 1",
             "podlane_programs_loaded 1",

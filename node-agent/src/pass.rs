@@ -3,6 +3,7 @@
 use crate::datapath::Datapath;
 use crate::kernel::{Failure, Kernel, Observation, TransportError};
 use crate::retries::Retries;
+use podlane_datapath::Cause;
 use podlane_plan::datapath::{self, Datapath as Planned};
 use podlane_plan::desired::{
     Assignment, Desired, Peer, covers, desired, devices, local_links, sysctls_to_read,
@@ -51,6 +52,8 @@ pub struct Outcome {
     pub devices: BTreeSet<u32>,
     /// What the programs were told; none: they are not loaded.
     pub datapath: Option<Planned>,
+    /// What of it has no place in their maps.
+    pub without_place: Vec<Unfinished>,
 }
 
 /// A pass over this node.
@@ -63,6 +66,8 @@ pub struct Pass<'a> {
     applied: usize,
     /// What the programs could not be told, and why.
     untold: Vec<Unfinished>,
+    /// What of that has no place in their maps.
+    without_place: Vec<Unfinished>,
     /// Refused in this pass, or before it and not yet due.
     refused: BTreeMap<String, String>,
 }
@@ -84,6 +89,7 @@ impl<'a> Pass<'a> {
             peers,
             applied: 0,
             untold: Vec::new(),
+            without_place: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -141,14 +147,19 @@ impl<'a> Pass<'a> {
             desired.receives_on.retain(|lane| known.contains(lane));
         }
         self.applied += synced.applied;
-        self.untold = synced
-            .failures
-            .into_iter()
-            .map(|unfinished| Unfinished {
+        self.untold.clear();
+        self.without_place.clear();
+        for unfinished in synced.failures {
+            let is_full = unfinished.why.cause == Cause::Full;
+            let unfinished = Unfinished {
                 what: unfinished.what,
                 why: unfinished.why.to_string(),
-            })
-            .collect();
+            };
+            if is_full {
+                self.without_place.push(unfinished.clone());
+            }
+            self.untold.push(unfinished);
+        }
         planned
     }
 
@@ -277,6 +288,7 @@ impl<'a> Pass<'a> {
             applied: self.applied,
             devices: seen.device_indices,
             datapath: None,
+            without_place: self.without_place,
             routed: settled,
         }
     }

@@ -14,7 +14,7 @@ use podlane_plan::cni::Hindrance;
 use podlane_plan::desired::{Assignment, Desired, LocalLink, PeerLane, local_links};
 use podlane_plan::lane::{Lane, TunnelProtocol};
 use podlane_plan::pair::Refusal;
-pub use programs::Programs;
+pub use programs::{Programs, drops_differ};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

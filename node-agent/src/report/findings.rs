@@ -194,7 +194,7 @@ fn unreached(outcome: &Outcome) -> Vec<Finding> {
 }
 
 /// `a, b, c and 4 more`.
-fn listed(names: &[&str]) -> String {
+pub(super) fn listed(names: &[&str]) -> String {
     let shown = names[..names.len().min(LISTED)].join(", ");
     match names.len().checked_sub(LISTED) {
         Some(more) if more > 0 => format!("{shown} and {more} more"),

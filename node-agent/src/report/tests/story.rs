@@ -100,6 +100,7 @@ impl Story {
             probe_key: Some(ProbeKey([2; 16])),
             tally: Some(Tally::default()),
             counted: &[],
+            drops: None,
         });
         self
     }
