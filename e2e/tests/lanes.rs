@@ -1,9 +1,11 @@
 //! The story: the lanes that policies declare, on three nodes' kernels, by what packets do.
 
 use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podlane_e2e::capture::Capture;
+use podlane_e2e::capture::{Capture, Pcap};
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::probe::{ping, ping_with};
 use podlane_e2e::scenario::{Context, Scenario, run};
@@ -11,6 +13,7 @@ use podlane_e2e::story::{
     POLICY, SETTLED_WITHIN, apply, ensure_all_answer, ensure_none_lost, ensure_refused, native,
     native_and_vxlan, streams_in_all_directions, vxlan, wait_for_condition, wait_until_ready, way,
 };
+use podlane_e2e::topology::ROUTER;
 use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::wait_until;
 use serde_json::json;
@@ -43,6 +46,10 @@ fn main() -> ExitCode {
             Scenario::new(
                 "native to vxlan and back under traffic loses no packet",
                 changes_under_traffic,
+            ),
+            Scenario::new(
+                "offLinkPeers: underlay, by a router that knows the pod CIDRs: from vxlan and back under traffic loses no packet",
+                underlay_lane,
             ),
             Scenario::new(
                 "a second policy governs the node that its selector names",
@@ -255,6 +262,73 @@ fn changes_under_traffic(context: &mut Context) -> Result<()> {
         wait_until_ready(lab)?;
     }
     ensure_none_lost(streams)
+}
+
+/// The router has a route to each node's pods, as a network has that learns them by BGP.
+fn underlay_lane(context: &mut Context) -> Result<()> {
+    let lab = context.lab()?;
+    let router = lab.namespace(ROUTER);
+    for (_, address, cidr) in NODES {
+        router.ip(&["route", "add", cidr, "via", address])?;
+    }
+    let result = between_vxlan_and_underlay(lab);
+    apply(lab, &vxlan()).and_then(|()| wait_until_ready(lab))?;
+    for (_, _, cidr) in NODES {
+        router.ip(&["route", "delete", cidr])?;
+    }
+    result
+}
+
+fn between_vxlan_and_underlay(lab: &Lab) -> Result<()> {
+    let underlay = json!({"routingMode": "native", "offLinkPeers": "underlay"});
+    // By the inner protocol: nodes' probes are none of it.
+    let wrapped = "udp dst port 8472 and udp[39] = 17";
+    let plain = "net 172.20.0.0/16 and udp";
+    apply(lab, &vxlan())?;
+    wait_until_ready(lab)?;
+    let streams = streams_in_all_directions(lab, 500)?;
+    for _ in 0..2 {
+        apply(lab, &underlay)?;
+        wait_until_ready(lab)?;
+        ensure_ways(lab, |node, peer, address| match (node, peer) {
+            ("k8s-w0", _) => "via 192.168.20.200".to_owned(),
+            (_, "k8s-w0") => "via 192.168.10.200".to_owned(),
+            _ => format!("via {address}"),
+        })?;
+        for (node, _, _) in NODES {
+            let status = lab.kubectl()?.get(&["routingnode", node])?;
+            let sends_on = &status["status"]["sendsOn"];
+            let uses_underlay = sends_on
+                .as_array()
+                .is_some_and(|lanes| lanes.contains(&json!("underlay")));
+            ensure!(uses_underlay, "{node} sends on {sends_on}");
+        }
+        let seen = at_the_router(lab)?;
+        ensure!(
+            seen.count(plain)? > 100 && seen.count(wrapped)? == 0,
+            "of the pods' packets the router saw {} plain and {} wrapped ones",
+            seen.count(plain)?,
+            seen.count(wrapped)?
+        );
+        apply(lab, &vxlan())?;
+        wait_until_ready(lab)?;
+        ensure_ways(lab, |_, _, address| format!("encap {address}"))?;
+        let seen = at_the_router(lab)?;
+        ensure!(
+            seen.count(wrapped)? > 100 && seen.count(plain)? == 0,
+            "of the pods' packets the router saw {} wrapped and {} plain ones",
+            seen.count(wrapped)?,
+            seen.count(plain)?
+        );
+    }
+    ensure_none_lost(streams)
+}
+
+/// What passes between the router and k8s-w0 for a while.
+fn at_the_router(lab: &Lab) -> Result<Pcap> {
+    let router = Capture::start(lab, ROUTER, "eth2", "")?;
+    sleep(Duration::from_millis(300));
+    router.stop()
 }
 
 fn selected_node(context: &mut Context) -> Result<()> {
