@@ -8,14 +8,17 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use ipnet::IpNet;
 use podlane_e2e::capture::Capture;
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::probe::ping;
 use podlane_e2e::programs;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, vxlan, wait_for_condition, wait_until_ready,
+    POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, ensure_refused, native_and_vxlan, vxlan,
+    wait_for_condition, wait_until_ready, way,
 };
+use podlane_e2e::topology::{Pod, Topology};
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
@@ -26,6 +29,10 @@ fn main() -> ExitCode {
             Scenario::new(
                 "nodes without pod CIDRs have a block of the pool each, whatever becomes of the operator",
                 blocks_of_a_pool,
+            ),
+            Scenario::new(
+                "nodes with a block of each family's pool: lanes carry their pods, and the CNI configuration numbers them from it",
+                routed_blocks,
             ),
             Scenario::new("a pool that makes no sense is refused in words", nonsense_pools),
             Scenario::new(
@@ -114,6 +121,108 @@ fn blocks(lab: &Lab, names: &[String]) -> Result<Vec<String>> {
             Ok(cidrs[0].as_str().unwrap_or_default().to_owned())
         })
         .collect()
+}
+
+/// The Nodes say nothing of pods, as in a cluster whose controllers hand out no pod CIDRs.
+fn routed_blocks(context: &mut Context) -> Result<()> {
+    const POOLS: [&str; 4] = [
+        "--cluster-pool-ipv4-pod-cidr-list",
+        "10.244.0.0/20",
+        "--cluster-pool-ipv6-pod-cidr-list",
+        "fd00:10:244::/112",
+    ];
+    let mut topology = Topology::seed(0);
+    topology.cluster_pod_cidrs.clear();
+    topology.nodes.iter_mut().for_each(|node| node.pod_cidrs.clear());
+    let lab = context.lab_on("pooled nodes", topology)?;
+    lab.operator()?.stop(ENDS_WITHIN)?;
+    lab.start_operator_with(&POOLS)?;
+    for node in NODES {
+        fs::create_dir_all(directory(lab, node))?;
+        lab.agent(node)?.kill()?;
+        start_agent(lab, node)?;
+    }
+    apply(lab, &vxlan())?;
+    wait_until_ready(lab)?;
+    for node in NODES {
+        let cidrs = blocks_of_node(lab, node)?;
+        let lengths: Vec<u8> = cidrs.iter().map(IpNet::prefix_len).collect();
+        ensure!(lengths == [24, 120], "{node} has {cidrs:?}");
+        let value = configured(lab, node, 1450)?;
+        let ranges = &value["plugins"][0]["ipam"]["ranges"];
+        let subnets: Vec<Value> = cidrs
+            .iter()
+            .map(|cidr| json!([{"subnet": cidr.to_string()}]))
+            .collect();
+        ensure!(
+            ranges == &json!(subnets),
+            "{node} has {cidrs:?}, and its file {ranges}"
+        );
+        let object = lab.kubectl()?.get(&["node", node])?;
+        ensure!(object["spec"]["podCIDRs"].is_null(), "{object}");
+        lab.learn_pod_cidrs(node, cidrs.clone())?;
+        lab.add_pod(node, pod_out_of(node, &cidrs)?)?;
+    }
+    ensure_families_answer(lab)?;
+    let other = blocks_of_node(lab, "k8s-w0")?;
+    for cidr in &other {
+        let is = way(lab, "k8s-ctr", &cidr.to_string())?;
+        ensure!(
+            is == "encap 192.168.20.100",
+            "{cidr} of k8s-w0 is reached by {is}"
+        );
+    }
+    // Of a block that nobody has nothing leaks.
+    let uplink = Capture::start(lab, "router", "eth0", "net 10.244.0.0/20")?;
+    ensure_refused(lab, "pod-ctr-1", "10.244.15.10".parse()?)?;
+    let leaked = uplink.stop()?;
+    ensure!(leaked.count("")? == 0, "{:?}", leaked.lines("")?);
+
+    apply(lab, &native_and_vxlan())?;
+    wait_until_ready(lab)?;
+    ensure_families_answer(lab)
+}
+
+/// A node's blocks, as its RoutingNode has them.
+fn blocks_of_node(lab: &Lab, node: &str) -> Result<Vec<IpNet>> {
+    let object = lab.kubectl()?.get(&["routingnode", node])?;
+    let cidrs = object["spec"]["podCIDRs"].as_array().context("no podCIDRs")?;
+    let texts = cidrs.iter().filter_map(Value::as_str);
+    Ok(texts.map(str::parse::<IpNet>).collect::<Result<Vec<_>, _>>()?)
+}
+
+/// A pod with the tenth address of each of these blocks.
+fn pod_out_of(node: &str, blocks: &[IpNet]) -> Result<Pod> {
+    let short = node.strip_prefix("k8s-").unwrap_or(node);
+    let tenth = |cidr: &IpNet| {
+        cidr.hosts()
+            .nth(9)
+            .with_context(|| format!("{cidr} is too small"))
+    };
+    Ok(Pod {
+        name: format!("pod-{short}-1"),
+        addresses: blocks.iter().map(tenth).collect::<Result<_>>()?,
+    })
+}
+
+/// Pings between the pods of all nodes, in every direction and family.
+fn ensure_families_answer(lab: &Lab) -> Result<()> {
+    let pods = || lab.topology().nodes.iter().flat_map(|node| &node.pods);
+    for from in pods() {
+        for to in pods().filter(|to| to.name != from.name) {
+            ensure!(to.addresses.len() == 2, "{to:?}");
+            for address in &to.addresses {
+                let report = ping(lab, &from.name, *address, 2)?;
+                ensure!(
+                    report.all_answered(),
+                    "{} to {address}: {}",
+                    from.name,
+                    report.output
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn nonsense_pools(_: &mut Context) -> Result<()> {
