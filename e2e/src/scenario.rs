@@ -2,7 +2,7 @@
 //! what the lab looked like.
 
 use std::any::Any;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,22 +18,31 @@ use crate::programs::{self, ControlPlanePrograms};
 use crate::topology::Topology;
 
 /// A scenario: a name that says what is true afterwards, and the function that shows it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Scenario {
-    name: &'static str,
+    name: String,
     programs: &'static [&'static str],
     missing: Option<String>,
-    run: fn(&mut Context) -> Result<()>,
+    run: Arc<dyn Fn(&mut Context) -> Result<()> + Send + Sync>,
+}
+
+impl fmt::Debug for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scenario({:?})", self.name)
+    }
 }
 
 impl Scenario {
     /// A scenario that needs what every lab needs.
-    pub fn new(name: &'static str, run: fn(&mut Context) -> Result<()>) -> Self {
+    pub fn new(
+        name: impl Into<String>,
+        run: impl Fn(&mut Context) -> Result<()> + Send + Sync + 'static,
+    ) -> Self {
         Self {
-            name,
+            name: name.into(),
             programs: &[],
             missing: None,
-            run,
+            run: Arc::new(run),
         }
     }
 
@@ -163,7 +172,7 @@ pub fn run(options: Options, scenarios: impl IntoIterator<Item = Scenario>) -> E
                 say(&format!("SKIPPED: {}: {reason}", scenario.name));
             }
             let context = Arc::clone(&context);
-            Trial::test(scenario.name, move || run_one(&scenario, &context))
+            Trial::test(scenario.name.clone(), move || run_one(&scenario, &context))
                 .with_ignored_flag(missing.is_some())
         })
         .collect();

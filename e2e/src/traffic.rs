@@ -4,6 +4,7 @@
 //! a gap; the receiver is told in the end how many there were, and says which of them never came.
 
 mod numbers;
+pub mod raw;
 mod tcp;
 mod wire;
 

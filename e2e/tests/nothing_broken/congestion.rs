@@ -1,10 +1,10 @@
 //! Congestion: what a pod says of it is said on the wire, and what the underlay marks arrives in the pod (RFC 6040), through the stack and past it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
 
-use crate::packets::{ECN, Flow, Ipv4, PATIENCE, SILENCE, Tap};
+use crate::packets::{ECN, Flow, PATIENCE, Packet, SILENCE, Tap};
 use crate::{Counted, HERE, Over, Rules, ready};
 
 /// Datagrams of each codepoint.
@@ -18,7 +18,7 @@ const NOT_ECT: u8 = 0b00;
 pub(crate) const CE: u8 = 0b11;
 
 pub(crate) fn told(context: &mut Context, over: Over) -> Result<()> {
-    let lab = context.lab()?;
+    let lab = over.family.lab(context)?;
     for (bypasses, spec) in [(true, over.spec()), (false, over.spec_through_the_stack())] {
         ready(lab, &spec)?;
         let (here, there) = (HERE, over.pods()[0]);
@@ -28,7 +28,8 @@ pub(crate) fn told(context: &mut Context, over: Over) -> Result<()> {
         said_on_the_wire(lab, over, &flow, |inner| inner)?;
         let mark = mark_congestion(lab, over, &flow)?;
         for codepoint in [0b01, 0b10, CE] {
-            marked_arrives(&flow, codepoint)?;
+            marked_arrives(&flow, codepoint)
+                .with_context(|| format!("the router has marked {:?} packets", mark.counted()))?;
         }
         let lost = (
             Counted::on(lab, over.node())?,
@@ -76,7 +77,7 @@ pub(crate) fn said_on_the_wire(
             ensure!(got == Some(inner), "class {inner:#x} arrived as {got:x?}");
         }
         let seen = tap.take(DATAGRAMS, |frame| {
-            let packet = Ipv4::of_frame(frame)?;
+            let packet = Packet::of_frame(frame)?;
             let inside = packet.inside(port)?;
             let is_ours = inside.destination_port() == Some(flow.to.port());
             is_ours.then(|| (packet.class(), inside.class()))
@@ -95,15 +96,17 @@ pub(crate) fn said_on_the_wire(
 
 /// The router marks this flow's packets as having met congestion; not the lane's probes, which cannot say so.
 pub(crate) fn mark_congestion<'a>(lab: &'a Lab, over: Over, flow: &Flow) -> Result<Rules<'a>> {
-    // From the outer UDP header on: that and the tunnel's header, Ethernet, IPv4, and UDP's source port.
-    const INNER_PORT: usize = (16 + 14 + 20 + 2) * 8;
+    let family = over.family;
+    // From the outer UDP header on: that and the tunnel's header, Ethernet, IP, and UDP's source port.
+    let inner_port = (16 + 14 + family.header() + 2) * 8;
     let rules = format!(
         "chain forward {{ type filter hook forward priority 0; \
-         udp dport {} @th,{INNER_PORT},16 {} ip ecn set ce counter; }};",
+         udp dport {} @th,{inner_port},16 {} {} ecn set ce counter; }};",
         over.port()?,
-        flow.to.port()
+        flow.to.port(),
+        family.nft()
     );
-    Rules::add(lab, "router", "ip", &rules)
+    Rules::add(lab, "router", family.nft(), &rules)
 }
 
 /// What can say that there was congestion arrives saying so, with all else of its class.

@@ -8,61 +8,71 @@ use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
 use crate::congestion::{CE, mark_congestion, marked_arrives, not_ect_is_lost, said_on_the_wire};
+use crate::family::Family;
 use crate::packets::Flow;
-use crate::{HERE, Over, ready};
+use crate::{HERE, Lane, Over, ready};
 
-const OVER: Over = Over::Vxlan;
 /// A policy's DSCP: the least effort (RFC 8622).
 const DSCP: u8 = 1;
 
-pub(crate) fn classes(context: &mut Context) -> Result<()> {
-    let lab = context.lab()?;
-    let mut spec = OVER.spec();
+pub(crate) fn classes(context: &mut Context, family: Family) -> Result<()> {
+    let over = Over {
+        lane: Lane::Vxlan,
+        family,
+    };
+    let lab = over.family.lab(context)?;
+    let mut spec = over.spec();
     spec["datapath"] = json!({"dscp": DSCP});
     ready(lab, &spec)?;
     // Programs on both sides first.
-    bears_the_dscp(lab, HERE, OVER.pods()[0], |inner| inner)?;
-    lab.agent(OVER.node())?.kill()?;
-    lab.clean_agent(OVER.node())?;
+    bears_the_dscp(lab, over, HERE, over.pods()[0], |inner| inner)?;
+    lab.agent(over.node())?.kill()?;
+    lab.clean_agent(over.node())?;
     // A directory on an ordinary file system: nothing can be pinned there.
     let elsewhere = lab.directory().join("no-bpffs");
     std::fs::create_dir_all(&elsewhere)?;
-    lab.start_agent_with(OVER.node(), &["--bpffs", &elsewhere.display().to_string()])?;
-    let result = encapsulation_is(lab, "Kernel")
+    lab.start_agent_with(over.node(), &["--bpffs", &elsewhere.display().to_string()])?;
+    let result = encapsulation_is(lab, over, "Kernel")
         .and_then(|()| wait_until_ready(lab))
-        .and_then(|()| by_the_driver(lab));
-    lab.agent(OVER.node())?.kill()?;
-    lab.start_agent(OVER.node())?;
+        .and_then(|()| by_the_driver(lab, over));
+    lab.agent(over.node())?.kill()?;
+    lab.start_agent(over.node())?;
     result?;
-    encapsulation_is(lab, "eBPF")
+    encapsulation_is(lab, over, "eBPF")
 }
 
-fn encapsulation_is(lab: &Lab, by: &str) -> Result<()> {
+fn encapsulation_is(lab: &Lab, over: Over, by: &str) -> Result<()> {
     wait_until(&format!("encapsulation by {by}"), SETTLED_WITHIN, || {
-        let node = lab.kubectl()?.get(&["routingnode", OVER.node()])?;
+        let node = lab.kubectl()?.get(&["routingnode", over.node()])?;
         let is = &node["status"]["datapath"]["encapsulation"];
         ensure!(is == by, "it is {is}");
         Ok(())
     })
 }
 
-fn by_the_driver(lab: &Lab) -> Result<()> {
-    let (here, there) = (HERE, OVER.pods()[0]);
+fn by_the_driver(lab: &Lab, over: Over) -> Result<()> {
+    let (here, there) = (HERE, over.pods()[0]);
     // The driver leaves congestion to the inner header (RFC 3168, section 9.1.1, "full functionality"; INET_ECN_encapsulate in
     // include/net/inet_ecn.h): RFC 6040 takes what it writes for what programs write (section 4.3).
-    bears_the_dscp(lab, there, here, |inner| if inner == CE { 0b10 } else { inner })?;
-    bears_the_dscp(lab, here, there, |inner| inner)?;
+    bears_the_dscp(
+        lab,
+        over,
+        there,
+        here,
+        |inner| if inner == CE { 0b10 } else { inner },
+    )?;
+    bears_the_dscp(lab, over, here, there, |inner| inner)?;
 
     let flow = Flow::between(lab, here, there)?;
     flow.warm(5)?;
-    let mark = mark_congestion(lab, OVER, &flow)?;
+    let mark = mark_congestion(lab, over, &flow)?;
     for codepoint in [0b01, 0b10, CE] {
         marked_arrives(&flow, codepoint)?;
     }
-    let before = refused_by_the_driver(lab)?;
+    let before = refused_by_the_driver(lab, over)?;
     let lost = not_ect_is_lost(&flow)?;
     drop(mark);
-    let refused = refused_by_the_driver(lab)? - before;
+    let refused = refused_by_the_driver(lab, over)? - before;
     ensure!(
         refused == lost as u64,
         "the driver counts {refused} packets in error, not {lost}"
@@ -71,10 +81,10 @@ fn by_the_driver(lab: &Lab) -> Result<()> {
 }
 
 /// That the outer headers between two pods bear the policy's DSCP, and this ECN for an inner one.
-fn bears_the_dscp(lab: &Lab, from: &str, to: &str, outer: impl Fn(u8) -> u8) -> Result<()> {
+fn bears_the_dscp(lab: &Lab, over: Over, from: &str, to: &str, outer: impl Fn(u8) -> u8) -> Result<()> {
     let flow = Flow::between(lab, from, to)?;
     flow.warm(5)?;
-    let classes = said_on_the_wire(lab, OVER, &flow, outer)?;
+    let classes = said_on_the_wire(lab, over, &flow, outer)?;
     ensure!(
         classes.iter().all(|class| *class == DSCP << 2),
         "{from} to {to}: outer headers have the classes {classes:x?}"
@@ -82,8 +92,8 @@ fn bears_the_dscp(lab: &Lab, from: &str, to: &str, outer: impl Fn(u8) -> u8) -> 
     Ok(())
 }
 
-fn refused_by_the_driver(lab: &Lab) -> Result<u64> {
-    let devices: Vec<Value> = serde_json::from_str(&lab.namespace(OVER.node()).ip(&[
+fn refused_by_the_driver(lab: &Lab, over: Over) -> Result<u64> {
+    let devices: Vec<Value> = serde_json::from_str(&lab.namespace(over.node()).ip(&[
         "-j",
         "-s",
         "link",

@@ -1,18 +1,21 @@
-//! Packets as they are: a socket that sees a device's frames, one that sends IP packets of any protocol, datagrams with a traffic class.
+//! Packets as they are: a socket that sees a device's frames, datagrams with a traffic class.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
-use nix::libc::{sock_extended_err, sockaddr_in};
+use nix::libc::{sock_extended_err, sockaddr_in6};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, recv,
-    recvmsg, send, sendto, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
+    recv, recvmsg, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 use podlane_e2e::lab::Lab;
+use podlane_e2e::traffic::raw::{FRAGMENT, FRAGMENT_HEADER};
+
+use crate::family::{self, Family};
 
 /// How long to wait for a packet that should come.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,16 +72,25 @@ impl Tap {
     }
 }
 
-/// An IPv4 packet without options behind an Ethernet header.
+/// An IP packet behind an Ethernet header: IPv4 without options, or IPv6 without extensions other than a fragment's.
 #[derive(Clone, Copy)]
-pub(crate) struct Ipv4<'a>(&'a [u8]);
+pub(crate) struct Packet<'a>(Family, &'a [u8]);
 
-impl<'a> Ipv4<'a> {
+impl<'a> Packet<'a> {
     /// In a frame.
     pub(crate) fn of_frame(frame: &'a [u8]) -> Option<Self> {
         let (header, packet) = frame.split_at_checked(14)?;
-        let is_one = header[12..] == [0x08, 0x00] && packet.len() >= 20 && packet[0] == 0x45;
-        is_one.then_some(Self(packet))
+        let family = match header[12..] {
+            [0x08, 0x00] if packet.len() >= 20 && packet[0] == 0x45 => Family::Four,
+            [0x86, 0xdd] if packet.len() >= 40 && packet[0] >> 4 == 6 => {
+                if packet[6] == FRAGMENT && packet.len() < 40 + FRAGMENT_HEADER {
+                    return None;
+                }
+                Family::Six
+            }
+            _ => return None,
+        };
+        Some(Self(family, packet))
     }
 
     /// What a tunnel to this port carries.
@@ -96,51 +108,40 @@ impl<'a> Ipv4<'a> {
 
     /// DSCP and ECN.
     pub(crate) fn class(self) -> u8 {
-        self.0[1]
+        match self.0 {
+            Family::Four => self.1[1],
+            Family::Six => self.1[0] << 4 | self.1[1] >> 4,
+        }
     }
 
     /// The protocol's number.
     pub(crate) fn protocol(self) -> u8 {
-        self.0[9]
+        match self.0 {
+            Family::Four => self.1[9],
+            Family::Six if self.1[6] == FRAGMENT => self.1[40],
+            Family::Six => self.1[6],
+        }
     }
 
     /// From whom.
-    pub(crate) fn source(self) -> Ipv4Addr {
-        Ipv4Addr::new(self.0[12], self.0[13], self.0[14], self.0[15])
+    pub(crate) fn source(self) -> IpAddr {
+        match self.0 {
+            Family::Four => Ipv4Addr::from(std::array::from_fn(|place| self.1[12 + place])).into(),
+            Family::Six => {
+                let octets: [u8; 16] = std::array::from_fn(|place| self.1[8 + place]);
+                Ipv6Addr::from(octets).into()
+            }
+        }
     }
 
     /// What is behind the header, and what pads the frame.
     pub(crate) fn payload(self) -> &'a [u8] {
-        &self.0[20..]
+        match self.0 {
+            Family::Four => &self.1[20..],
+            Family::Six if self.1[6] == FRAGMENT => &self.1[40 + FRAGMENT_HEADER..],
+            Family::Six => &self.1[40..],
+        }
     }
-}
-
-/// Sends an IPv4 packet of any protocol; the kernel fills in length and checksum.
-pub(crate) fn send_ip(
-    lab: &Lab,
-    from: &str,
-    source: Ipv4Addr,
-    to: Ipv4Addr,
-    protocol: u8,
-    payload: &[u8],
-) -> Result<()> {
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, protocol, 0, 0];
-    packet.extend(source.octets());
-    packet.extend(to.octets());
-    packet.extend(payload);
-    lab.namespace(from).within(|| {
-        let socket = socket(
-            AddressFamily::Inet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::Raw,
-        )
-        .context("a raw socket")?;
-        let to = SockaddrIn::from(SocketAddrV4::new(to, 0));
-        let sent = sendto(socket.as_raw_fd(), &packet, &to, MsgFlags::empty())?;
-        ensure!(sent == packet.len(), "{sent} of {} octets", packet.len());
-        Ok(())
-    })
 }
 
 /// A pod's datagrams to another's, on sockets of their own.
@@ -157,15 +158,24 @@ impl Flow {
     }
 
     /// From a pod to an address that leads to another.
-    pub(crate) fn to_address(lab: &Lab, from: &str, to: &str, address: Ipv4Addr) -> Result<Self> {
-        let bound = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot bind");
+    pub(crate) fn to_address(lab: &Lab, from: &str, to: &str, address: IpAddr) -> Result<Self> {
+        let family = Family::of(address);
+        let bound = || UdpSocket::bind((family.any(), 0)).context("cannot bind");
         let server = lab.namespace(to).within(bound)?;
-        setsockopt(&server, sockopt::IpRecvTos, &true).context("to be told the traffic class")?;
-        let to = SocketAddr::new(address.into(), server.local_addr()?.port());
+        match family {
+            Family::Four => setsockopt(&server, sockopt::IpRecvTos, &true),
+            Family::Six => setsockopt(&server, sockopt::Ipv6RecvTClass, &true),
+        }
+        .context("to be told the traffic class")?;
+        let to = SocketAddr::new(address, server.local_addr()?.port());
         // A socket is routed as soon as it is connected: in its own namespace, wherever that is done.
         let client = lab.namespace(from).within(bound)?;
         client.connect(to)?;
-        setsockopt(&client, sockopt::Ipv4RecvErr, &true).context("to be told of errors")?;
+        match family {
+            Family::Four => setsockopt(&client, sockopt::Ipv4RecvErr, &true),
+            Family::Six => setsockopt(&client, sockopt::Ipv6RecvErr, &true),
+        }
+        .context("to be told of errors")?;
         Ok(Self { client, server, to })
     }
 
@@ -188,7 +198,7 @@ impl Flow {
     pub(crate) fn receive(&self, within: Duration) -> Result<Option<Received>> {
         self.server.set_read_timeout(Some(within))?;
         let mut payload = vec![0; 65536];
-        let mut space = nix::cmsg_space!(u8);
+        let mut space = nix::cmsg_space!(i32);
         let mut parts = [std::io::IoSliceMut::new(&mut payload)];
         let message = match recvmsg::<()>(
             self.server.as_raw_fd(),
@@ -203,6 +213,7 @@ impl Flow {
         let length = message.bytes;
         let class = message.cmsgs()?.find_map(|one| match one {
             ControlMessageOwned::Ipv4Tos(class) => Some(class),
+            ControlMessageOwned::Ipv6TClass(class) => u8::try_from(class).ok(),
             _ => None,
         });
         payload.truncate(length);
@@ -214,31 +225,48 @@ impl Flow {
 
     /// Sends with a traffic class.
     pub(crate) fn send_in_class(&self, class: u8, payload: &[u8]) -> Result<()> {
-        setsockopt(&self.client, sockopt::Ipv4Tos, &i32::from(class)).context("a traffic class")?;
+        match Family::of(self.to.ip()) {
+            Family::Four => setsockopt(&self.client, sockopt::Ipv4Tos, &i32::from(class)),
+            Family::Six => setsockopt(&self.client, sockopt::Ipv6TClass, &i32::from(class)),
+        }
+        .context("a traffic class")?;
         match self.client.send(payload) {
             Ok(_) => Ok(()),
             Err(error) => bail!("class {class}: {error}"),
         }
     }
 
+    /// Lets what is sent from now on pass so many hops.
+    pub(crate) fn set_hops(&self, hops: u32) -> Result<()> {
+        match Family::of(self.to.ip()) {
+            Family::Four => self.client.set_ttl(hops)?,
+            Family::Six => setsockopt(&self.client, sockopt::Ipv6Ttl, &i32::try_from(hops)?)?,
+        }
+        Ok(())
+    }
+
     /// The ICMP error that came for what was sent, if there is one by now.
     pub(crate) fn error(&self) -> Result<Option<IcmpError>> {
         let mut payload = [0; 64];
-        let mut space = nix::cmsg_space!(sock_extended_err, sockaddr_in);
+        let mut space = nix::cmsg_space!(sock_extended_err, sockaddr_in6);
         let mut parts = [std::io::IoSliceMut::new(&mut payload)];
         let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
         let message =
-            match recvmsg::<SockaddrIn>(self.client.as_raw_fd(), &mut parts, Some(&mut space), flags) {
+            match recvmsg::<SockaddrStorage>(self.client.as_raw_fd(), &mut parts, Some(&mut space), flags) {
                 Ok(message) => message,
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
         let found = message.cmsgs()?.find_map(|one| match one {
             ControlMessageOwned::Ipv4RecvErr(error, Some(from)) => Some(IcmpError {
-                kind: error.ee_type,
-                code: error.ee_code,
+                what: (error.ee_type, error.ee_code),
                 mtu: error.ee_info,
-                from: Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr)),
+                from: Ipv4Addr::from(u32::from_be(from.sin_addr.s_addr)).into(),
+            }),
+            ControlMessageOwned::Ipv6RecvErr(error, Some(from)) => Some(IcmpError {
+                what: (error.ee_type, error.ee_code),
+                mtu: error.ee_info,
+                from: Ipv6Addr::from(from.sin6_addr.s6_addr).into(),
             }),
             _ => None,
         });
@@ -256,13 +284,12 @@ pub(crate) struct Received {
     pub(crate) payload: Vec<u8>,
 }
 
-/// An ICMP error (RFC 792).
+/// An ICMP error (RFC 792, RFC 4443).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IcmpError {
-    pub(crate) kind: u8,
-    pub(crate) code: u8,
-    /// Of "fragmentation needed" (RFC 1191).
+    pub(crate) what: family::Error,
+    /// Of "fragmentation needed" (RFC 1191) and "packet too big" (RFC 4443).
     pub(crate) mtu: u32,
     /// Who sent it.
-    pub(crate) from: Ipv4Addr,
+    pub(crate) from: IpAddr,
 }

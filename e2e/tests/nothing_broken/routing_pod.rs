@@ -1,6 +1,6 @@
 //! Pods that pass on what they get: one with a network behind it, one that hands connections to another pod.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 
 use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::lab::Lab;
@@ -8,6 +8,7 @@ use podlane_e2e::scenario::Context;
 use podlane_e2e::story::SETTLED_WITHIN;
 use podlane_e2e::wait::wait_until;
 
+use crate::family::Family;
 use crate::packets::Flow;
 use crate::segments::{Offload, datagrams_in_segments, transfer, transfer_to};
 use crate::{HERE, Over, Rules, address, command, ready};
@@ -22,19 +23,20 @@ struct Behind<'a> {
     node: &'a str,
     router: &'a str,
     host: &'a str,
-    address: Ipv4Addr,
+    address: IpAddr,
+    over: Over,
 }
 
 impl<'a> Behind<'a> {
     fn add(lab: &'a Lab, over: Over) -> Result<Self> {
         let [router, host] = over.pods();
-        let [a, b, c, _] = address(lab, router)?.octets();
         let behind = Self {
             lab,
             node: over.node(),
             router,
             host,
-            address: Ipv4Addr::new(a, b, c, 200),
+            address: over.address_behind()?,
+            over,
         };
         behind.connect()?;
         Ok(behind)
@@ -52,9 +54,14 @@ impl<'a> Behind<'a> {
             format!("link set {BEHIND} up"),
             format!("route add {of_host} dev {BEHIND} src {of_router}"),
         ])?;
-        router.set_parameters(&[("ipv4/ip_forward", "1")])?;
+        if self.over.family == Family::Six {
+            // A neighbour's question is answered for addresses of the device that it comes by, and for no other's (ndisc_recv_ns in net/ipv6/ndisc.c).
+            router.ip(&["address", "add", &of_router.to_string(), "dev", BEHIND, "nodad"])?;
+        }
+        router.set_parameters(&[(self.over.family.forwarding(), "1")])?;
         host.ip_batch(&[
-            format!("address add {of_host}/32 dev {BEHIND}"),
+            // Of 32 or 128 bits, and in use at once.
+            format!("address add {of_host} dev {BEHIND}{}", self.over.family.at_once()),
             format!("link set {BEHIND} up"),
             format!("route add {of_router} dev {BEHIND} src {of_host}"),
             format!("route add {there} via {of_router} dev {BEHIND} src {of_host}"),
@@ -136,15 +143,16 @@ pub(crate) fn passes_on(context: &mut Context, over: Over) -> Result<()> {
     let (front, backend) = (over.pods()[0], over.third());
     let listener = lab
         .namespace(backend)
-        .within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen"))?;
+        .within(|| TcpListener::bind((over.family.any(), 0)).context("cannot listen"))?;
     let port = listener.local_addr()?.port();
-    lab.namespace(front).set_parameters(&[("ipv4/ip_forward", "1")])?;
+    lab.namespace(front)
+        .set_parameters(&[(over.family.forwarding(), "1")])?;
     let rules = format!(
-        "chain prerouting {{ type nat hook prerouting priority -100; tcp dport 80 dnat to {}:{port}; }}; \
+        "chain prerouting {{ type nat hook prerouting priority -100; tcp dport 80 dnat to {}; }}; \
          chain postrouting {{ type nat hook postrouting priority 100; tcp dport {port} masquerade; }};",
-        address(lab, backend)?
+        SocketAddr::new(address(lab, backend)?, port)
     );
-    let _rules = Rules::add(lab, front, "ip", &rules)?;
+    let _rules = Rules::add(lab, front, over.family.nft(), &rules)?;
     let at = (address(lab, front)?, 80).into();
     let passed = transfer_to(lab, HERE, at, listener, OCTETS).context("through a pod that passes on")?;
     passed.ensure_hardly_any_lost("through a pod that passes on")

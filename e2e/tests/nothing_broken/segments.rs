@@ -1,7 +1,7 @@
 //! Segments: what a sender hands its kernel at once, and what kernels merge on the way, arrives whole, in order and unharmed.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
 
+use crate::family::Family;
 use crate::packets::{Flow, PATIENCE};
 use crate::{HERE, Over, address, command};
 
@@ -59,6 +60,8 @@ pub(crate) fn arrive(context: &mut Context, over: Over) -> Result<()> {
         (HERE, "eth0", &["tx", "off"]),
         ("k8s-ctr", "eth0", &["tx", "off"]),
         (over.node(), "eth0", &["gro", "on"]),
+        (over.node(), "eth0", &["rx", "off"]),
+        (there, "eth0", &["rx", "off"]),
     ];
     for (namespace, device, state) in states {
         let _set = Offload::set(lab, namespace, device, state)?;
@@ -76,7 +79,7 @@ pub(crate) fn arrive(context: &mut Context, over: Over) -> Result<()> {
 /// A sender that hands its kernel ten datagrams at once (UDP_SEGMENT, as QUIC's do): each arrives once and unharmed, by itself. How many of a
 /// hundred blocks came out of order: where the wire has single frames, those behind the one that takes the stack's way bypass, and overtake it,
 /// once a lease.
-pub(crate) fn datagrams_in_segments(lab: &Lab, from: &str, to: &str, at: Ipv4Addr) -> Result<u64> {
+pub(crate) fn datagrams_in_segments(lab: &Lab, from: &str, to: &str, at: IpAddr) -> Result<u64> {
     const OCTETS: usize = 1200;
     let flow = Flow::to_address(lab, from, to, at)?;
     setsockopt(&flow.client, sockopt::UdpGsoSegment, &(OCTETS as i32)).context("UDP_SEGMENT")?;
@@ -120,10 +123,10 @@ pub(crate) fn datagrams_in_segments(lab: &Lab, from: &str, to: &str, at: Ipv4Add
 }
 
 /// Sends octets over TCP from a pod to an address that leads to another.
-pub(crate) fn transfer(lab: &Lab, from: &str, to: &str, at: Ipv4Addr, octets: usize) -> Result<Transfer> {
+pub(crate) fn transfer(lab: &Lab, from: &str, to: &str, at: IpAddr, octets: usize) -> Result<Transfer> {
     let listener = lab
         .namespace(to)
-        .within(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("cannot listen"))?;
+        .within(|| TcpListener::bind((Family::of(at).any(), 0)).context("cannot listen"))?;
     let port = listener.local_addr()?.port();
     transfer_to(lab, from, (at, port).into(), listener, octets).with_context(|| format!("{from} to {to}"))
 }
@@ -161,11 +164,11 @@ pub(crate) fn transfer_to(
 }
 
 /// What stands at a place: with a period that is no power of two, so that what is exchanged shows.
-fn octet_at(place: usize) -> u8 {
+pub(crate) fn octet_at(place: usize) -> u8 {
     (place % BLOCK % 251) as u8
 }
 
-fn read(listener: &TcpListener, octets: usize) -> Result<Instant> {
+pub(crate) fn read(listener: &TcpListener, octets: usize) -> Result<Instant> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(STILL))?;
     let mut buffer = vec![0; 1 << 18];

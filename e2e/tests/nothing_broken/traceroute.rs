@@ -1,18 +1,15 @@
 //! Who is on the way: each hop that a packet runs out at answers with an address that says which node it is.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use podlane_e2e::scenario::Context;
 
+use crate::family;
 use crate::packets::{Flow, IcmpError, PATIENCE};
-use crate::{Counted, HERE, Over, address, without_limit_of_errors};
-
-/// RFC 792: time exceeded; destination unreachable, port unreachable.
-const TIME_EXCEEDED: (u8, u8) = (11, 0);
-const PORT_UNREACHABLE: (u8, u8) = (3, 3);
+use crate::{Counted, HERE, Lane, Over, address, without_limit_of_errors};
 
 /// What became of a datagram.
 #[derive(Debug, PartialEq)]
@@ -23,16 +20,17 @@ enum End {
 
 pub(crate) fn ends_at_the_pod(context: &mut Context, over: Over) -> Result<()> {
     let lab = over.lab(context)?;
-    without_limit_of_errors(lab)?;
+    let family = over.family;
+    without_limit_of_errors(lab, family)?;
     let there = over.pods()[0];
     // The first hop is the pod's own node, by its router address. The second one has the pod's packet from a lane: where it answers over a tunnel its
     // router address is the source, and else the address by which it is on the link.
-    let second = if over == Over::Native {
-        Ipv4Addr::new(192, 168, 10, 101)
+    let second = if over.lane == Lane::Native {
+        family.choose([192, 168, 10, 101], "fd00:192:10::101")?
     } else {
-        Ipv4Addr::new(172, 20, 2, 1)
+        family.choose([172, 20, 2, 1], "fd00:172:2::1")?
     };
-    let hops = [Ipv4Addr::new(172, 20, 0, 1), second];
+    let hops = [family.choose([172, 20, 0, 1], "fd00:172::1")?, second];
 
     // As traceroute does it: new flows, to a port where nobody listens.
     let mut asking = Flow::between(lab, HERE, there)?;
@@ -41,14 +39,14 @@ pub(crate) fn ends_at_the_pod(context: &mut Context, over: Over) -> Result<()> {
     for (number, hop) in hops.iter().enumerate() {
         let error = answer(&asking, number as u32 + 1)?;
         ensure!(
-            is(&error, TIME_EXCEEDED, *hop),
+            is(&error, family.time_exceeded(), *hop),
             "hop {} of a new flow: {error:?} in place of {hop}",
             number + 1
         );
     }
     let last = answer(&asking, 3)?;
     ensure!(
-        is(&last, PORT_UNREACHABLE, address(lab, there)?),
+        is(&last, family.port_unreachable(), address(lab, there)?),
         "the end of a new flow: {last:?}"
     );
 
@@ -59,7 +57,7 @@ pub(crate) fn ends_at_the_pod(context: &mut Context, over: Over) -> Result<()> {
     for (number, hop) in hops.iter().enumerate() {
         let error = answer(&flow, number as u32 + 1)?;
         ensure!(
-            is(&error, TIME_EXCEEDED, *hop),
+            is(&error, family.time_exceeded(), *hop),
             "hop {} of a flow that bypasses: {error:?} in place of {hop}",
             number + 1
         );
@@ -75,13 +73,13 @@ pub(crate) fn ends_at_the_pod(context: &mut Context, over: Over) -> Result<()> {
     Ok(())
 }
 
-fn is(end: &End, what: (u8, u8), from: Ipv4Addr) -> bool {
-    matches!(end, End::Error(error) if (error.kind, error.code) == what && error.from == from)
+fn is(end: &End, what: family::Error, from: IpAddr) -> bool {
+    matches!(end, End::Error(error) if error.what == what && error.from == from)
 }
 
 /// Sends a datagram with so many hops to go, and waits for what becomes of it.
 fn answer(flow: &Flow, hops: u32) -> Result<End> {
-    flow.client.set_ttl(hops)?;
+    flow.set_hops(hops)?;
     flow.client.send(b"whoever is there")?;
     let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
