@@ -1,6 +1,8 @@
 //! The eBPF datapath in the lab: what encapsulates, that the node's firewall is obeyed, that a lane is proved before it is used,
 //! and that a lane which stops answering is said.
 
+mod forged;
+
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::thread::{self, sleep};
@@ -49,6 +51,10 @@ fn main() -> ExitCode {
             Scenario::new(
                 "what is dropped is told by lane, peer and reason, and what passes by lane and peer",
                 counted,
+            ),
+            Scenario::new(
+                "what is forged is counted by lane and reason, in status and as a metric",
+                forged::counted,
             ),
             Scenario::new("clean leaves nothing of ours and all of others'", clean).needs(&["tc"]),
         ],
@@ -349,14 +355,19 @@ fn too_small(context: &mut Context) -> Result<()> {
     ready(lab, &vxlan())?;
     let router = lab.namespace("router");
     router.ip(&["link", "set", "eth2", "mtu", "1400"])?;
-    let told = wait_for_condition(lab, "routingnode", "k8s-ctr", "Ready", "False", "LaneTooSmall");
+    let result = wait_for_condition(lab, "routingnode", "k8s-ctr", "Ready", "False", "LaneTooSmall")
+        .and_then(|message| {
+            for word in ["k8s-w0", "no packets of 1500 bytes", "Lower spec.mtu (now 1450)"] {
+                ensure!(message.contains(word), "{word:?} is not in {message}");
+            }
+            // As advised: what the narrow link carries, less the tunnel's overhead.
+            let mut narrow = vxlan();
+            narrow["mtu"] = json!(1350);
+            ready(lab, &narrow)
+        });
     router.ip(&["link", "set", "eth2", "mtu", "1500"])?;
-    let message = told?;
-    ensure!(
-        message.contains("mtu") || message.contains("MTU"),
-        "no advice: {message}"
-    );
-    wait_until_ready(lab)
+    result?;
+    ready(lab, &vxlan())
 }
 
 /// Plain packets from beyond the router that claim to come from one of k8s-w0's pods, where no native lane leads to it.
