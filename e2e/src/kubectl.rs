@@ -1,11 +1,12 @@
 //! kubectl, run as a user runs it.
 
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
 
 /// kubectl with a kubeconfig.
 #[derive(Clone, Debug)]
@@ -95,5 +96,38 @@ impl Kubectl {
             .copied()
             .collect();
         serde_json::from_str(&self.run(&arguments)?).context("kubectl answered with no JSON")
+    }
+
+    /// Tells of every object of a kind, as it is now and whenever it changes, on a thread of its own, for as long as the watch is there.
+    pub fn watch(&self, kind: &str, mut tell: impl FnMut(Value) + Send + 'static) -> Result<Watch> {
+        let mut child = Command::new(&self.program)
+            .args(["get", kind, "--watch", "--output-watch-events", "-o", "json"])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("KUBECACHEDIR", &self.cache)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", self.program.display()))?;
+        let output = child.stdout.take().context("kubectl has no output")?;
+        thread::spawn(move || {
+            // Ends with kubectl.
+            let events = Deserializer::from_reader(BufReader::new(output)).into_iter::<Value>();
+            for mut event in events.map_while(Result::ok) {
+                tell(event["object"].take());
+            }
+        });
+        Ok(Watch(child))
+    }
+}
+
+/// A kubectl that watches; dropping it ends it.
+#[derive(Debug)]
+pub struct Watch(Child);
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // One that has ended by itself has nothing left to do.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
