@@ -19,8 +19,20 @@ pub(crate) const TESTS: &[Test] = &[
 /// the program there, the tunnel's.
 fn a_pod_is_taken_for_no_peer() {
     let mut wire = Wire::new();
-    let pod = wire.pod.run(|| Tap::on("pod1-end"));
-    ip("addr add fe80::1/64 dev pod1 nodad");
+    // Another device to the same pod, with no program.
+    ip(&format!(
+        "link add aside address 02:00:00:00:02:01 type veth peer name aside-end netns {}",
+        wire.pod.tid()
+    ));
+    ip("link set aside addrgenmode none up");
+    wire.pod.ip("link set aside-end addrgenmode none up");
+    for device in ["pod1", "aside"] {
+        ip(&format!("addr add fe80::1/64 dev {device} nodad"));
+    }
+    let (pod, aside) = (
+        wire.pod.run(|| Tap::on("pod1-end")),
+        wire.pod.run(|| Tap::on("aside-end")),
+    );
     const FORGED: [(&str, &str, &str, &str); 4] = [
         (OVER_V4, "255.255.255.255", "172.20.2.10", "172.20.0.10"),
         (OVER_V4, "224.0.0.1", "fd20:0:0:2::a", "fd20::a"),
@@ -28,13 +40,10 @@ fn a_pod_is_taken_for_no_peer() {
         (OVER_V6, "fe80::1", "fd20:0:0:3::a", "fd20::a"),
     ];
     for is_checked in [true, false] {
-        if !is_checked {
-            wire.detach("pod_ingress", "pod1");
-        }
         for (peer, to, from, here) in FORGED {
             let inner = udp(from, here).frame(IN_TUNNEL);
             let frame = encapsulated(&udp(peer, to), FROM_POD, &TUNNELS[0].0, &inner);
-            pod.send(&frame);
+            if is_checked { &pod } else { &aside }.send(&frame);
             let outcome = if is_checked {
                 wire.machine.expect(Hook::PodIngress, &frame, wire.devices.pod, 0)
             } else {
