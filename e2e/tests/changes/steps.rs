@@ -10,7 +10,7 @@ use podlane_e2e::interrupt;
 use podlane_e2e::kubectl::Watch;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::netns::Namespace;
-use podlane_e2e::story::SETTLED_WITHIN;
+use podlane_e2e::story::{LED_AGAIN_WITHIN, SETTLED_WITHIN};
 use serde_json::Value;
 
 /// A step.
@@ -159,7 +159,8 @@ impl Steps {
 
     /// Waits until one of these steps is seen: its place among them, and the node that has made it.
     pub(crate) fn next(&mut self, steps: &[Step]) -> Result<(usize, String)> {
-        let end = Instant::now() + SETTLED_WITHIN;
+        // The operator may just have been killed.
+        let end = Instant::now() + LED_AGAIN_WITHIN;
         loop {
             for (place, step) in steps.iter().enumerate() {
                 if let Some(node) = self.now.made(*step, &self.before) {
