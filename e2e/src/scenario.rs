@@ -17,13 +17,16 @@ use crate::process::tail;
 use crate::programs::{self, ControlPlanePrograms};
 use crate::topology::Topology;
 
+/// What a scenario does.
+type Run = dyn Fn(&mut Context) -> Result<()> + Send + Sync;
+
 /// A scenario: a name that says what is true afterwards, and the function that shows it.
 #[derive(Clone)]
 pub struct Scenario {
     name: String,
     programs: &'static [&'static str],
     missing: Option<String>,
-    run: Arc<dyn Fn(&mut Context) -> Result<()> + Send + Sync>,
+    run: Arc<Run>,
 }
 
 impl fmt::Debug for Scenario {
