@@ -125,7 +125,6 @@ mod tests {
         say(&mut cluster, "False", FOREIGN);
         cluster.pass();
         assert_eq!(condition(&cluster, "k8s-w1"), None);
-        cluster.settle();
         let status = cluster.object("RoutingPolicy", "default")["status"].clone();
         let ready = |status: &Value| {
             let conditions = status["conditions"].as_array().expect("conditions");
@@ -139,11 +138,11 @@ mod tests {
             message.contains("k8s-w1") && message.contains("--set cni.install=false"),
             "{message}"
         );
-        let summary = status["message"].as_str().expect("a text").to_owned();
+        let summary = status["summary"].as_str().expect("a text").to_owned();
         assert!(summary.contains("k8s-w1"), "{summary}");
         // Its own file is the one again.
         say(&mut cluster, "True", "Configured");
-        cluster.settle();
+        cluster.pass();
         assert_eq!(
             condition(&cluster, "k8s-w1").expect("it is written")["status"],
             "False"
