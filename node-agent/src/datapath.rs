@@ -137,7 +137,9 @@ impl Datapath {
         // Before peers are told that they may send natively.
         let now = Instant::now();
         self.neighbours.aim(planned, now);
-        self.neighbours.take_due(now).iter().for_each(resolve);
+        for next_hop in self.neighbours.take_due(now) {
+            resolve(&next_hop, None);
+        }
         synced
     }
 
@@ -190,7 +192,9 @@ impl Datapath {
         let Ok(programs) = &mut self.programs else {
             return false;
         };
-        self.neighbours.take_due(now).iter().for_each(resolve);
+        for next_hop in self.neighbours.take_due(now) {
+            resolve(&next_hop, None);
+        }
         let now = now.saturating_duration_since(self.epoch);
         let waiting = self.prober.waiting_for(now);
         match programs.probe_answers(&waiting) {
@@ -207,11 +211,13 @@ impl Datapath {
                 tracing::debug!(peer = %probe.peer, lane = %probe.target.lane, %why, "a probe was not sent");
                 self.prober.unsent(probe.id, unsent(&why));
                 if let ProbeFailure::NoNeighbour(next_hop) = why {
-                    unresolved.insert(next_hop);
+                    unresolved.insert((next_hop, probe.target.device.clone()));
                 }
             }
         }
-        unresolved.iter().for_each(resolve);
+        for (next_hop, device) in unresolved {
+            resolve(&next_hop, Some(&device));
+        }
         let forgotten = self.prober.take_forgotten();
         programs.forget_probes(&forgotten);
         let has_news = self.prober.take_news();

@@ -5,9 +5,10 @@
 //! does not, nor does one whose probes go by the other of two families; and with IPv6 it does not learn it from who asks for its own: that is a
 //! link-local address (RFC 4861, section 7.2.2).
 
+use nix::net::if_::if_nametoindex;
 use podlane_plan::datapath::{Datapath as Planned, Owner};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// The discard port (RFC 863), for packets that only make the kernel resolve a neighbour.
@@ -67,15 +68,24 @@ impl Neighbours {
     }
 }
 
-/// Has the kernel look for a neighbour's link-layer address: any packet to it does.
-pub(crate) fn resolve(next_hop: &IpAddr) {
+/// Has the kernel look for a neighbour's link-layer address: any packet to it does. An address of a link, as IPv6 routers have on it, is one only together
+/// with its device.
+pub(crate) fn resolve(next_hop: &IpAddr, device: Option<&str>) {
     let any: IpAddr = if next_hop.is_ipv4() {
         [0; 4].into()
     } else {
         [0_u16; 8].into()
     };
+    let to: SocketAddr = match (next_hop, device) {
+        (IpAddr::V6(address), Some(device)) if address.is_unicast_link_local() => {
+            // A device that is gone has no neighbours.
+            let Ok(index) = if_nametoindex(device) else { return };
+            SocketAddrV6::new(*address, DISCARD, 0, index).into()
+        }
+        _ => (*next_hop, DISCARD).into(),
+    };
     // Whether it was sent makes no difference: it is sent again.
-    let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[], (*next_hop, DISCARD)));
+    let _ = UdpSocket::bind((any, 0)).and_then(|socket| socket.send_to(&[], to));
 }
 
 #[cfg(test)]

@@ -139,6 +139,10 @@ pub(crate) fn jumbo(context: &mut Context, family: Family) -> Result<()> {
     let ends = [HERE, over(Lane::Vxlan).pods()[0]];
     let mtu = 9000 - family.overhead();
     resize(lab, &ends, 9000)?;
+    for pod in ends {
+        // For ten minutes a pod keeps to what it was told before of the path (`mtu_expires`, Documentation/networking/ip-sysctl.rst).
+        lab.namespace(pod).ip(&["-6", "route", "flush", "cache"])?;
+    }
     let result = [Lane::Vxlan, Lane::Geneve].into_iter().try_for_each(|lane| {
         ready(lab, &over(lane).spec())?;
         lanes_carry(lab, family, mtu)?;

@@ -35,6 +35,11 @@ impl Address {
         self.0[0] == 0 && self.0[1] == 0 && self.0[2] == 0x0000_ffff_u32.to_be()
     }
 
+    /// Whether it is an IPv6 address of a link (fe80::/10, RFC 4291, section 2.5.6).
+    pub const fn is_link_local(&self) -> bool {
+        self.0[0] & 0xffc0_0000_u32.to_be() == 0xfe80_0000_u32.to_be()
+    }
+
     /// The IPv4 address as it stands in a packet; meaningless for an IPv6 address.
     pub const fn word(&self) -> u32 {
         self.0[3]

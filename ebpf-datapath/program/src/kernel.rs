@@ -20,7 +20,7 @@ use aya_ebpf::programs::TcContext;
 use podlane_datapath_common::headers::{ETHERNET, ETHERTYPES_VLAN};
 
 pub(crate) use self::clock::{SECOND, jiffies, nanoseconds, ticks};
-pub(crate) use self::fib::{FibQuery, fib_code};
+pub(crate) use self::fib::{FibQuery, fib_code, neighbour_query};
 pub(crate) use self::redirect::{redirect_in, redirect_to_neighbour, redirect_to_peer};
 pub(crate) use self::tunnel_key::TunnelKey;
 use crate::wire::Wire;

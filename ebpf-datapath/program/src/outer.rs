@@ -10,7 +10,7 @@ use core::mem::size_of;
 use podlane_datapath_common::headers::{self, GENEVE_FIRST, VXLAN_FIRST, source_port, traffic_class_out};
 use podlane_datapath_common::{Address, Peer, Settings, ip_protocol, peer_flag, settings_flag, tunnel_flag};
 
-use crate::kernel::{FibQuery, Packet, Refusal, fib_code, jiffies, redirect_to_neighbour};
+use crate::kernel::{FibQuery, Packet, Refusal, fib_code, jiffies, neighbour_query, redirect_to_neighbour};
 use crate::maps::WAYS;
 use crate::packet::{
     Encapsulation, Ethernet, Ip, Ipv4, Ipv6, PLAIN, Plain, encapsulated, overhead, written_length,
@@ -149,9 +149,9 @@ pub(crate) fn send(
     }
 }
 
-/// Whether the kernel has the link-layer address of the next hop to a peer, asked once a lease and CPU while it has.
+/// Whether the kernel has the link-layer address of the next hop to a peer, whose outer address is the destination, asked once a lease and CPU while it has.
 #[inline(always)]
-pub(crate) fn is_resolved(packet: &Packet, settings: &Settings, peer: &Peer) -> bool {
+pub(crate) fn is_resolved(packet: &Packet, settings: &Settings, peer: &Peer, destination: &Address) -> bool {
     // SAFETY: this CPU's own.
     let way = WAYS.get_ptr_mut(peer.index).map(|way| unsafe { &mut *way });
     let now = jiffies();
@@ -163,7 +163,7 @@ pub(crate) fn is_resolved(packet: &Packet, settings: &Settings, peer: &Peer) -> 
     }
     let answer = packet.fib(&FibQuery {
         source: &Address::NONE,
-        destination: &peer.next_hop,
+        destination: neighbour_query(&peer.next_hop, destination),
         protocol: 0,
         source_port: 0,
         destination_port: 0,

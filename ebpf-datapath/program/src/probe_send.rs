@@ -6,7 +6,7 @@ use core::mem::size_of;
 use podlane_datapath_common::headers::{ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 use podlane_datapath_common::{Address, ip_protocol, probe};
 
-use crate::kernel::{FibQuery, Packet, fib_code, nanoseconds};
+use crate::kernel::{FibQuery, Packet, fib_code, nanoseconds, neighbour_query};
 use crate::maps::PROBES;
 use crate::packet::{Ethernet, Ip, Ipv4, Ipv6, PLAIN, encapsulated};
 
@@ -43,9 +43,13 @@ fn send(packet: &mut Packet) -> Option<i32> {
         _ => None,
     }?;
     let interface = packet.ifindex();
+    let destination = match packet.protocol() {
+        ETHERTYPE_IPV4 => packet.at::<Ipv4>(PLAIN)?.destination(),
+        _ => packet.at::<Ipv6>(PLAIN)?.destination(),
+    };
     let answer = packet.fib(&FibQuery {
         source: &Address::NONE,
-        destination: &next_hop,
+        destination: neighbour_query(&next_hop, &destination),
         protocol: 0,
         source_port: 0,
         destination_port: 0,

@@ -109,7 +109,7 @@ fn encapsulate<I: Ip>(
     }
     counters::sent(slot, peer.index, length, false);
     let next_hop = next_hop(peer);
-    if next_hop.is_some() && !is_resolved(packet, settings, peer) {
+    if next_hop.is_some() && !is_resolved(packet, settings, peer, &key.local) {
         packet.forget_route();
     }
     send(

@@ -30,6 +30,17 @@ pub(crate) struct FibQuery<'a> {
     pub(crate) output: bool,
 }
 
+/// What the FIB is to be asked about to tell of a next hop to a destination. Of an address of a link, as IPv6 routers have on it, it tells nothing, for nothing
+/// is ever forwarded to one (`bpf_ipv6_fib_lookup`, net/core/filter.c); of what is reached by way of it, it does.
+#[inline(always)]
+pub(crate) fn neighbour_query<'a>(next_hop: &'a Address, destination: &'a Address) -> &'a Address {
+    if next_hop.is_link_local() {
+        destination
+    } else {
+        next_hop
+    }
+}
+
 /// What it says.
 pub(crate) struct FibAnswer {
     pub(crate) code: i32,
