@@ -13,7 +13,7 @@ help:
 	@echo 'make test      from format to scenarios in namespaces: below ten minutes once all is built'
 	@echo 'make test TESTS=all  that, clusters of three kubelets, and older kernels in qemu: half an hour'
 	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded, nodes rebooted: half an hour or more'
-	@echo 'make bench     the figures'
+	@echo 'make bench     the figures; make bench PART=cluster: only those of images, of what they take and of how long an install takes'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
 	@echo 'make images    build the images of operator and agent into target/images, with buildah'
@@ -63,8 +63,8 @@ proof: deps control-plane build
 		cargo test --locked -p podlane-e2e --test storms
 	@cargo test --locked -p podlane-e2e --test cluster --test nodes
 
-bench:
-	@./.ci/bench
+bench: deps
+	@./.ci/bench $(PART)
 
 # BENCH="--quick --only cilium" and the like, for less than all of it: the document is then left as it is.
 bench-datapath: deps
