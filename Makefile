@@ -1,7 +1,7 @@
 # What a person types here. `make demo` needs root, and Rust and Go on the machine; it installs and builds what else it
 # needs, once.
 
-.PHONY: help deps build crds control-plane demo lab lab-down test bench bench-datapath proof images
+.PHONY: help deps build crds control-plane demo lab lab-down test bench bench-datapath proof images images-twice
 
 # PODLANE_BIN_DIR would make the lab take other programs than those that are built here.
 lab := env -u PODLANE_BIN_DIR ./target/debug/podlane-lab
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
 	@echo 'make build     the programs'
 	@echo 'make images    build the images of operator and agent into target/images, with buildah'
+	@echo 'make images-twice  that, once more elsewhere: the digests have to be the same'
 	@echo 'make crds      write crds/yaml and the chart'\''s types out of the types'
 	@echo 'make deps      install what is missing of the tools (apt-get)'
 
@@ -36,6 +37,10 @@ crds:
 
 images: deps
 	@./images/build
+
+# Twice, the second time elsewhere, and held to what is said of them.
+images-twice: deps
+	@./.ci/images
 
 # The programs in the images are those of a quick build, linked statically.
 demo: deps control-plane build
