@@ -137,9 +137,7 @@ impl Datapath {
         // Before peers are told that they may send natively.
         let now = Instant::now();
         self.neighbours.aim(planned, now);
-        for next_hop in self.neighbours.take_due(now) {
-            resolve(&next_hop, None);
-        }
+        self.neighbours.resolve_due(now);
         synced
     }
 
@@ -192,9 +190,7 @@ impl Datapath {
         let Ok(programs) = &mut self.programs else {
             return false;
         };
-        for next_hop in self.neighbours.take_due(now) {
-            resolve(&next_hop, None);
-        }
+        self.neighbours.resolve_due(now);
         let now = now.saturating_duration_since(self.epoch);
         let waiting = self.prober.waiting_for(now);
         match programs.probe_answers(&waiting) {

@@ -52,8 +52,15 @@ impl Neighbours {
         Some(self.not_before.map_or(first, |not_before| first.max(not_before)))
     }
 
+    /// Has the kernel look for those that are to be asked for now.
+    pub(crate) fn resolve_due(&mut self, now: Instant) {
+        for next_hop in self.take_due(now) {
+            resolve(&next_hop, None);
+        }
+    }
+
     /// Those that are to be asked for now.
-    pub(crate) fn take_due(&mut self, now: Instant) -> Vec<IpAddr> {
+    fn take_due(&mut self, now: Instant) -> Vec<IpAddr> {
         if self.next_due().is_none_or(|due| due > now) {
             return Vec::new();
         }
