@@ -213,20 +213,19 @@ pub(crate) fn tuples(frame: &[u8]) -> Vec<Tuple> {
     found
 }
 
-/// How many jiffies two notes of one time may lie apart: the model is told the time now and then only.
-const AT_ONCE: u32 = 250 * 60;
-
-/// Where two states of a flow differ in what docs/datapath.md and the fields' own words say of them.
+/// Where two states of a flow differ in what docs/datapath.md and the fields' own words say of them. Their times may lie `lag`
+/// jiffies apart: the model is told the time now and then only.
 pub(crate) fn flow_differences(
     tuple: &Tuple,
     model: Option<&FlowState>,
     program: Option<&FlowState>,
+    lag: u32,
 ) -> Option<String> {
     let (Some(model), Some(program)) = (model, program) else {
         return (model.is_some() != program.is_some())
             .then(|| format!("flow {tuple:?}: the model has {model:?}, the program {program:?}"));
     };
-    let near = |a: u32, b: u32| a.wrapping_sub(b).wrapping_add(AT_ONCE) <= 2 * AT_ONCE;
+    let near = |a: u32, b: u32| a.wrapping_sub(b).min(b.wrapping_sub(a)) <= lag;
     let same = said(model) == said(program)
         && near(model.noted, program.noted)
         && (model.kind == FlowKind::Noted as u32 || near(model.stamped, program.stamped));

@@ -46,6 +46,8 @@ pub(crate) struct Machine {
     pub(crate) object: Object,
     /// The kernel's jiffies when last asked.
     now: u32,
+    /// The most jiffies that ever passed from one asking to the next: a machine that has much else to do stands still for a minute at times.
+    lag: u32,
     out: Vec<u8>,
 }
 
@@ -60,24 +62,20 @@ impl Machine {
         let mut machine = Self {
             model,
             object,
-            now: 0,
+            now: kernel_jiffies(),
+            lag: 0,
             out: vec![0; 4096],
         };
-        machine.ask_time();
         machine.write();
         machine
     }
 
-    /// What the kernel's clock says.
+    /// What the kernel's clock says, which is the model's from now on.
     pub(crate) fn ask_time(&mut self) -> u32 {
-        let text = std::fs::read_to_string("/proc/timer_list").expect("the kernel lists its timers");
-        let jiffies: u64 = text
-            .lines()
-            .find_map(|line| line.strip_prefix("jiffies: "))
-            .and_then(|number| number.parse().ok())
-            .expect("jiffies");
-        self.now = jiffies as u32;
-        self.now
+        let now = kernel_jiffies();
+        self.lag = self.lag.max(now.wrapping_sub(self.now));
+        self.now = now;
+        now
     }
 
     /// Writes the model's settings, peers, pods and probes into the kernel's maps.
@@ -298,7 +296,11 @@ impl Machine {
     pub(crate) fn flow_differences(&mut self, tuple: &Tuple) -> Option<String> {
         let kernel = self.flow(tuple);
         let model = self.model.flows.get(tuple).copied();
-        crate::compare::flow_differences(tuple, model.as_ref(), kernel.as_ref())
+        let differences = |lag| crate::compare::flow_differences(tuple, model.as_ref(), kernel.as_ref(), lag);
+        differences(self.lag)?;
+        // It may be that this batch alone has taken longer than any other.
+        self.lag = self.lag.max(kernel_jiffies().wrapping_sub(self.now));
+        differences(self.lag)
     }
 
     /// Where counters differ; afterwards the model has the kernel's.
@@ -351,6 +353,17 @@ fn flow_key(tuple: &Tuple) -> Result<Flow4, Flow6> {
             protocol: tuple.protocol.into(),
         })
     }
+}
+
+/// Low 32 bits of the kernel's jiffies.
+fn kernel_jiffies() -> u32 {
+    let text = std::fs::read_to_string("/proc/timer_list").expect("the kernel lists its timers");
+    let jiffies: u64 = text
+        .lines()
+        .find_map(|line| line.strip_prefix("jiffies: "))
+        .and_then(|number| number.parse().ok())
+        .expect("jiffies");
+    jiffies as u32
 }
 
 /// Whether BPF_PROG_TEST_RUN takes the frame: behind its Ethernet header something has to be, and a whole fixed header where the ethertype says IP

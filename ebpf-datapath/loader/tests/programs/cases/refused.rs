@@ -292,7 +292,7 @@ fn who_may_not_bypass_inward() {
 }
 
 fn a_lease_ends() {
-    let mut table = Table::of(Hook::PodIngress, |node| node.settings.lease = 50);
+    let mut table = Table::of(Hook::PodIngress, |node| node.settings.lease = 15_000);
     let pod = table.devices.pod;
     let packet = udp("172.20.0.10", "172.20.2.10");
     let age = |table: &mut Table, age: u32| {
@@ -300,14 +300,22 @@ fn a_lease_ends() {
         let flow = sent(&table.machine().model, now.wrapping_sub(age), pod, OVER_V4, 0);
         table.machine().set_flow(tuple(&packet), flow);
     };
-    let cases: [(u32, Verdict); 4] = [(0, ToUnderlay), (30, ToUnderlay), (51, Pass), (1000, Pass)];
+    let cases: [(u32, Verdict); 4] = [
+        (0, ToUnderlay),
+        (3000, ToUnderlay),
+        (15_001, Pass),
+        (60_000, Pass),
+    ];
     for (old, verdict) in cases {
         age(&mut table, old);
         table.case(&format!("{old} jiffies old"), &packet.frame(FROM_POD), verdict);
     }
     // A stamp from the future is none.
-    age(&mut table, u32::MAX - 100);
+    age(&mut table, u32::MAX - 20_000);
     table.case("from the future", &packet.frame(FROM_POD), Pass);
+    let machine = table.machine();
+    machine.model.settings.lease = 50;
+    machine.write_settings();
     age(&mut table, 0);
     std::thread::sleep(std::time::Duration::from_millis(600));
     table.case("after a while", &packet.frame(FROM_POD), Pass);
