@@ -60,11 +60,17 @@ impl Scrape {
         )
     }
 
+    /// All values of a metric, by its name with the labels as they are written.
+    pub fn series(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
+        let named = move |series: &str| series.split('{').next() == Some(name);
+        let all = self.0.iter().map(|(series, value)| (series.as_str(), *value));
+        all.filter(move |(series, _)| named(series))
+    }
+
     /// The sum of a metric's values of which the labels contain `label`, such as `lane="native"`; all for an empty one.
     pub fn sum(&self, name: &str, label: &str) -> f64 {
-        self.0
-            .iter()
-            .filter(|(is, _)| is.split('{').next() == Some(name) && is.contains(label))
+        self.series(name)
+            .filter(|(series, _)| series.contains(label))
             .map(|(_, value)| value)
             .sum()
     }

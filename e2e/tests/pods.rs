@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 const NODES: [&str; 3] = ["k8s-ctr", "k8s-w1", "k8s-w0"];
 
 /// How long an operator may take to end when it is asked to.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 fn blocks_of_a_pool(context: &mut Context) -> Result<()> {
     // Eight blocks, of which the lab's three nodes have three.

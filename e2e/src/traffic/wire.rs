@@ -23,7 +23,7 @@ const MAX_RATE: u32 = 10_000;
 const MAX_BURST: u32 = 32;
 const RECEIVE_BUFFER: usize = 64 << 20;
 /// When nothing has come for so long after the sender's end, nothing will.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Sends packets of `size` bytes, `rate` a second, until `count` are sent or `orders` say to stop (a line, or its end). `begun` is
 /// called when the first one is sent.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 pub(crate) const NODES: [&str; 3] = ["k8s-ctr", "k8s-w0", "k8s-w1"];
 /// The operator's socket in the lab's directory.
 pub(crate) const HEALTH: &str = "operator-health";
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(90);
 
 /// What the lab's cluster is installed with.
 pub(crate) const VALUES: [&str; 5] = [

@@ -20,7 +20,7 @@ use podlane_e2e::wait::wait_until;
 use crate::{pods_of_four_over_six, ready, streams};
 
 /// How long a kernel may take to have the route.
-const HEARD_WITHIN: Duration = Duration::from_secs(2);
+const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// A kernel that forwards ignores advertisements, and forgets what it has from them, unless it is told otherwise.
 pub(crate) fn keeps_its_default_route(context: &mut Context) -> Result<()> {

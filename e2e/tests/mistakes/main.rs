@@ -16,7 +16,7 @@ use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::{pause, wait_until};
 use serde_json::{Value, json};
 
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     run(

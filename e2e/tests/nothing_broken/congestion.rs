@@ -3,12 +3,13 @@
 use anyhow::{Context as _, Result, ensure};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
+use podlane_e2e::wait::wait_until;
 
 use crate::packets::{ECN, Flow, PATIENCE, Packet, SILENCE, Tap};
 use crate::{Counted, HERE, Over, Rules, ready};
 
 /// Datagrams of each codepoint.
-const DATAGRAMS: usize = 5;
+pub(crate) const DATAGRAMS: usize = 5;
 
 /// A class of service that the inner packets have for themselves: expedited forwarding (RFC 3246).
 const INNER_DSCP: u8 = 46 << 2;
@@ -31,19 +32,20 @@ pub(crate) fn told(context: &mut Context, over: Over) -> Result<()> {
             marked_arrives(&flow, codepoint)
                 .with_context(|| format!("the router has marked {:?} packets", mark.counted()))?;
         }
-        let lost = (
-            Counted::on(lab, over.node())?,
-            not_ect_is_lost(&flow)?,
-            Counted::on(lab, over.node())?,
-        );
+        let dropped_before = Counted::on(lab, over.node())?.dropped("ECNInvalid");
+        not_ect_is_lost(&flow)?;
+        let after = wait_until("the packets to be counted", PATIENCE, || {
+            let after = Counted::on(lab, over.node())?;
+            let dropped = after.dropped("ECNInvalid") - dropped_before;
+            ensure!(
+                dropped == DATAGRAMS as f64,
+                "{dropped} packets are counted as dropped, not {DATAGRAMS}"
+            );
+            Ok(after)
+        })?;
         drop(mark);
-        let dropped = lost.2.dropped("ECNInvalid") - lost.0.dropped("ECNInvalid");
-        ensure!(
-            dropped == DATAGRAMS as f64,
-            "{dropped} packets are counted as dropped, not {DATAGRAMS}"
-        );
         let out = Counted::on(lab, "k8s-ctr")?.bypassed_outward(over) - before.0.bypassed_outward(over);
-        let back = lost.2.bypassed_inward(over) - before.1.bypassed_inward(over);
+        let back = after.bypassed_inward(over) - before.1.bypassed_inward(over);
         let wanted = (20 + 7 * DATAGRAMS) as f64 / 2.0;
         let as_told = if bypasses {
             out > wanted && back > wanted
@@ -123,7 +125,7 @@ pub(crate) fn marked_arrives(flow: &Flow, codepoint: u8) -> Result<()> {
 }
 
 /// What cannot is dropped: a sender that knows nothing of ECN learns of congestion by loss (RFC 6040, section 4.2).
-pub(crate) fn not_ect_is_lost(flow: &Flow) -> Result<usize> {
+pub(crate) fn not_ect_is_lost(flow: &Flow) -> Result<()> {
     for _ in 0..DATAGRAMS {
         flow.send_in_class(INNER_DSCP | NOT_ECT, b"not capable")?;
     }
@@ -132,5 +134,5 @@ pub(crate) fn not_ect_is_lost(flow: &Flow) -> Result<usize> {
         got.is_none(),
         "what cannot say that it met congestion arrived: {got:?}"
     );
-    Ok(DATAGRAMS)
+    Ok(())
 }

@@ -13,15 +13,18 @@ mod segments;
 mod sizes;
 mod traceroute;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::metrics::Scrape;
 use podlane_e2e::scenario::{Context, Scenario, run};
-use podlane_e2e::story::{apply, geneve, native_and_vxlan, vxlan, wait_until_ready};
+use podlane_e2e::story::{SETTLED_WITHIN, apply, geneve, native_and_vxlan, vxlan, wait_until_ready};
+use podlane_e2e::wait::{pause, wait_until};
 use serde_json::{Value, json};
 
 use crate::family::Family;
@@ -253,13 +256,32 @@ impl Counted {
     }
 }
 
-/// What every node has dropped so far.
-fn dropped_everywhere(lab: &Lab) -> Result<Vec<(String, f64)>> {
-    lab.topology()
-        .nodes
-        .iter()
-        .map(|node| Ok((node.name.clone(), Counted::on(lab, &node.name)?.dropped(""))))
-        .collect()
+/// What every node has dropped so far, by lane and reason.
+fn dropped_everywhere(lab: &Lab) -> Result<BTreeMap<String, f64>> {
+    let mut dropped = BTreeMap::new();
+    for node in &lab.topology().nodes {
+        let scrape = Scrape::of(lab, &node.name)?;
+        let of_node = scrape.series("podlane_dropped_packets_total");
+        dropped.extend(of_node.map(|(series, packets)| (format!("{}: {series}", node.name), packets)));
+    }
+    Ok(dropped)
+}
+
+/// The same once nothing is dropped any more: what is under way on a lane that has just been closed is, its probes above all.
+fn dropped_at_rest(lab: &Lab) -> Result<BTreeMap<String, f64>> {
+    wait_until("nodes that drop nothing", SETTLED_WITHIN, || {
+        let before = dropped_everywhere(lab)?;
+        pause(Duration::from_secs(2))?;
+        ensure_none_dropped(lab, &before).map(|()| before)
+    })
+}
+
+/// Fails where something has been dropped since.
+fn ensure_none_dropped(lab: &Lab, before: &BTreeMap<String, f64>) -> Result<()> {
+    let mut after = dropped_everywhere(lab)?;
+    after.retain(|series, packets| before.get(series) != Some(packets));
+    ensure!(after.is_empty(), "dropped: {after:?}");
+    Ok(())
 }
 
 /// Runs a program in a namespace; what it prints.

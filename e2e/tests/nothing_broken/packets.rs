@@ -18,7 +18,7 @@ use podlane_e2e::traffic::raw::{FRAGMENT, FRAGMENT_HEADER};
 use crate::family::{self, Family};
 
 /// How long to wait for a packet that should come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long a packet that must not come is waited for.
 pub(crate) const SILENCE: Duration = Duration::from_millis(200);

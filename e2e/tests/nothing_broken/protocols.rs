@@ -13,7 +13,7 @@ use podlane_e2e::wait::wait_until;
 
 use crate::family::Family;
 use crate::packets::{PATIENCE, Packet, Tap};
-use crate::{HERE, Lane, Over, Rules, address, dropped_everywhere};
+use crate::{HERE, Lane, Over, Rules, address, dropped_at_rest, ensure_none_dropped};
 
 /// SCTP, DCCP, ESP, GRE, and one that is assigned to any private encryption scheme (IANA, protocol numbers).
 const PROTOCOLS: [u8; 5] = [132, 33, 50, 47, 99];
@@ -21,7 +21,7 @@ const PROTOCOLS: [u8; 5] = [132, 33, 50, 47, 99];
 pub(crate) fn pass(context: &mut Context, over: Over) -> Result<()> {
     let lab = over.lab(context)?;
     let there = over.pods()[0];
-    let before = dropped_everywhere(lab)?;
+    let before = dropped_at_rest(lab)?;
     for (from, to) in [(HERE, there), (there, HERE)] {
         let tap = Tap::on(lab, to, "eth0")?;
         let (source, destination) = (address(lab, from)?, address(lab, to)?);
@@ -34,9 +34,7 @@ pub(crate) fn pass(context: &mut Context, over: Over) -> Result<()> {
         let report = ping(lab, from, destination, 2)?;
         ensure!(report.all_answered(), "{}", report.output);
     }
-    let after = dropped_everywhere(lab)?;
-    ensure!(before == after, "dropped {before:?} became {after:?}");
-    Ok(())
+    ensure_none_dropped(lab, &before)
 }
 
 fn arrives(
@@ -76,7 +74,7 @@ pub(crate) fn go_up(context: &mut Context, family: Family) -> Result<()> {
     };
     let lab = over.lab(context)?;
     let node = "k8s-ctr";
-    let before = dropped_everywhere(lab)?;
+    let before = dropped_at_rest(lab)?;
     multicast(lab, node, family)?;
     // Behind our hook, before the stack: IEEE 802's local experimental ethertype.
     let rules = format!(
@@ -93,9 +91,7 @@ pub(crate) fn go_up(context: &mut Context, family: Family) -> Result<()> {
         ensure!(counted == 10, "{counted} of 10");
         Ok(())
     })?;
-    let after = dropped_everywhere(lab)?;
-    ensure!(before == after, "dropped {before:?} became {after:?}");
-    Ok(())
+    ensure_none_dropped(lab, &before)
 }
 
 /// A pod's multicast reaches its node: what every host listens to by a socket of the node's, any other group as far as the stack lets it.

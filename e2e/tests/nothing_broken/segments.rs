@@ -15,7 +15,7 @@ use crate::packets::{Flow, PATIENCE};
 use crate::{HERE, Over, address, command};
 
 /// How long a transfer may stand still.
-const STILL: Duration = Duration::from_secs(5);
+const STILL: Duration = Duration::from_secs(30);
 /// Octets that a writer hands over at once.
 const BLOCK: usize = 1 << 20;
 const SEGMENTS: u8 = 10;

@@ -14,7 +14,7 @@ use crate::servers::{Answer, Sizes, ask_tcp, ask_udp};
 use crate::workload::{External, Service, Workload};
 
 /// How long an answer may take that has to come.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long an answer is waited for that must not come.
 const SILENT_FOR: Duration = Duration::from_secs(1);

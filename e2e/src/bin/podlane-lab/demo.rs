@@ -26,7 +26,7 @@ const NODES: [&str; 3] = ["k8s-ctr", "k8s-w0", "k8s-w1"];
 const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 /// Each asking waits 5 s for its answer: so many that wait in vain would take minutes.
 const ASKED: usize = 30;
-const AT_ONCE: Duration = Duration::from_secs(20);
+const AT_ONCE: Duration = Duration::from_secs(40);
 
 pub(crate) fn run(name: &str) -> Result<()> {
     interrupt::watch()?;
