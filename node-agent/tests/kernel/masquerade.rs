@@ -173,12 +173,13 @@ fn a_table_is_replaced_without_losing_a_packet() {
     let start = Instant::now();
     for round in 0_u32.. {
         let asked = asked.load(Ordering::Relaxed);
-        // An emulated machine takes its time.
-        let is_late = start.elapsed() > Duration::from_secs(20);
-        let (rounds, questions) = if is_late { (20, 200) } else { (100, 1_000) };
+        // An emulated machine takes its time, and more of it where much else is emulated beside.
+        let is_slow = start.elapsed() > Duration::from_secs(20);
+        let (rounds, questions) = if is_slow { (10, 100) } else { (100, 1_000) };
         if round >= rounds && asked >= questions {
             break;
         }
+        let is_late = start.elapsed() > Duration::from_secs(240);
         assert!(!is_late, "only {asked} questions in {round} replacements");
         let wanted = match round % 3 {
             0 => masquerade(PLAIN, Some(ports)),
@@ -188,7 +189,7 @@ fn a_table_is_replaced_without_losing_a_packet() {
         assert_eq!(settle(&mut kernel, &wanted), 1);
     }
     goes_on.store(false, Ordering::Relaxed);
-    told.recv_timeout(Duration::from_secs(20))
+    told.recv_timeout(Duration::from_secs(60))
         .expect("no question was without its answer");
 }
 
@@ -323,8 +324,8 @@ fn a_hand_on_the_table_wakes() {
         .enable_time()
         .build()
         .expect("a runtime");
-    let silence = Duration::from_millis(150);
-    let patience = Duration::from_secs(10);
+    let silence = Duration::from_millis(600);
+    let patience = Duration::from_secs(60);
     let woken =
         |within| runtime.block_on(async { tokio::time::timeout(within, wake.notified()).await.is_ok() });
     while woken(silence) {}

@@ -218,7 +218,7 @@ impl Monitor {
     fn end(mut self) -> String {
         ip(&format!("route del {}", self.mark));
         let last = format!("Deleted {}", self.mark);
-        let seen = self.until(&last, Duration::from_secs(20));
+        let seen = self.until(&last, Duration::from_secs(60));
         self.process.kill().expect("it runs");
         self.process.wait().expect("it ended");
         seen.expect("the monitor says all")

@@ -64,7 +64,7 @@ const ROUTERS: [[&str; 2]; 2] = [["172.20.0.1", "fd20::1"], ["172.20.1.1", "fd20
 const POD_CIDRS: [[&str; 2]; 2] = [["172.20.0.0/24", "fd20::/64"], ["172.20.1.0/24", "fd20:1::/64"]];
 /// What the far node echoes on, both UDP and TCP.
 const ECHO: u16 = 7;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Two nodes with these underlay addresses open the lane by a pass of each agent; then datagrams and streams of both
 /// families go there and back, on the wire as the tunnel's frames and as nothing else.

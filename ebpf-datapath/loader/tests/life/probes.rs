@@ -101,7 +101,7 @@ fn neighbour() -> (Sender<()>, JoinHandle<podlane_datapath::Counters>) {
 
 /// Has the kernel resolve the neighbour, as the agent does after [`ProbeFailure::NoNeighbour`].
 fn send(programs: &mut Programs, probe: &ProbeToSend) {
-    for _ in 0..100 {
+    for _ in 0..3000 {
         match programs.send_probe(probe) {
             Ok(()) => return,
             Err(ProbeFailure::NoNeighbour(next_hop)) => {

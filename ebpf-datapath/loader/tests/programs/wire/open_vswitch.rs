@@ -17,7 +17,7 @@ pub(crate) const TESTS: Conditional = Conditional {
 };
 
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn lacking() -> Option<String> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub(crate) const STREAM: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// For a datagram, which is sent again when it is lost.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(20);
 
 /// A pod: where it is, and its address.
 pub(crate) type Pod<'a> = (&'a Elsewhere, IpAddr);
