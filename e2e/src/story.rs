@@ -16,7 +16,7 @@ use crate::wait::wait_until;
 pub const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
 /// How long a change may take whose operator was killed: its lease has to run out before the next one leads.
-pub const LED_AGAIN_WITHIN: Duration = Duration::from_secs(75);
+pub const LED_AGAIN_WITHIN: Duration = Duration::from_secs(120);
 
 /// The policy's name in every scenario that has one policy.
 pub const POLICY: &str = "default";

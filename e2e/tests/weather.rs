@@ -15,7 +15,7 @@ use podlane_e2e::wait::{pause, wait_until};
 use serde_json::json;
 
 /// How long after the API server is back a change may take: the pauses between attempts grow to 30 s.
-const BACK_WITHIN: Duration = Duration::from_secs(75);
+const BACK_WITHIN: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     run(

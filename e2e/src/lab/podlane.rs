@@ -77,6 +77,16 @@ impl Lab {
         Ok(())
     }
 
+    /// Takes the agent of a node and its programs away, and starts one that can pin none (its directory is on an ordinary file system): there the
+    /// kernel's drivers encapsulate.
+    pub fn replace_agent_by_one_without_programs(&mut self, node: &str) -> Result<()> {
+        self.agent(node)?.kill()?;
+        self.clean_agent(node)?;
+        let elsewhere = self.directory().join("no-bpffs");
+        std::fs::create_dir_all(&elsewhere).with_context(|| elsewhere.display().to_string())?;
+        self.start_agent_with(node, &["--bpffs", &elsewhere.display().to_string()])
+    }
+
     /// Starts the agent of a node, in the node's namespace.
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
         let bpffs = self.bpffs(node)?.join("podlane").display().to_string();

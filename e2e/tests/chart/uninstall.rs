@@ -12,7 +12,9 @@ use podlane_e2e::lab::Lab;
 use podlane_e2e::process::{Process, Program};
 use podlane_e2e::programs;
 use podlane_e2e::scenario::Context;
-use podlane_e2e::story::{condition, ensure_none_lost, streams_between, streams_in_all_directions};
+use podlane_e2e::story::{
+    condition, ensure_all_answer, ensure_none_lost, streams_between, streams_in_all_directions,
+};
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
@@ -325,22 +327,22 @@ fn say_left(lab: &mut Lab, node: &str) -> Result<()> {
         ensure!(object["spec"]["clean"] == true, "{}", object["spec"]);
         Ok(object)
     })?;
-    let status = json!({"status": {
+    let status = json!({"apiVersion": told["apiVersion"], "kind": told["kind"], "metadata": {"name": node}, "status": {
         "observedGeneration": told["metadata"]["generation"],
         "conditions": [{"type": "Cleaned", "status": "False", "reason": "ItemsLeft", "message": "1 of Podlane's items is left",
             "lastTransitionTime": told["metadata"]["creationTimestamp"]}],
     }});
+    // By the agent's name: it takes back what it has said, and nothing of others'.
     let words = [
-        "patch",
-        "routingnode",
-        node,
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=podlane-agent",
         "--subresource=status",
-        "--type=merge",
-        "-p",
+        "-f",
+        "-",
     ];
-    kubectl
-        .run(&[words.as_slice(), &[status.to_string().as_str()]].concat())
-        .map(drop)
+    kubectl.run_with_input(&words, &status.to_string()).map(drop)
 }
 
 pub(crate) fn fails_loudly(context: &mut Context) -> Result<()> {
@@ -379,6 +381,7 @@ pub(crate) fn fails_loudly(context: &mut Context) -> Result<()> {
     );
 
     lab.agent("k8s-w1")?.thaw()?;
+    goes_back(lab, &kubectl)?;
     let attempt = uninstall(lab, 4)?;
     attempt.helm.context(attempt.result.clone())?;
     ensure!(
@@ -395,6 +398,27 @@ pub(crate) fn fails_loudly(context: &mut Context) -> Result<()> {
     }
     ensure_release_gone(&kubectl)?;
     reinstall(lab, 4)
+}
+
+/// Whoever thinks better of an attempt that failed goes back to the release as it was: nodes that are clean already are routed again.
+fn goes_back(lab: &mut Lab, kubectl: &Kubectl) -> Result<()> {
+    helm(lab, 4, &["rollback", "podlane"])?;
+    let deployment = kubectl.get(&["deployment", "podlane-operator", "-n", SYSTEM_NAMESPACE])?;
+    ensure!(
+        deployment["spec"]["replicas"].as_u64() > Some(0),
+        "nobody starts an operator: {}",
+        deployment["spec"]
+    );
+    start_operator(lab)?;
+    wait_until_ready(lab)?;
+    for node in NODES {
+        ensure!(!left_on(lab, node)?.is_empty(), "{node} is clean still");
+        ensure!(
+            kubectl.get(&["routingnode", node])?["spec"]["clean"].is_null(),
+            "{node} is told to be clean still"
+        );
+    }
+    ensure_all_answer(lab)
 }
 
 pub(crate) fn keeps_datapath(context: &mut Context) -> Result<()> {

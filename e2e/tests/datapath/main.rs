@@ -244,12 +244,7 @@ fn service(context: &mut Context) -> Result<()> {
 fn without_programs(context: &mut Context) -> Result<()> {
     let lab = context.lab()?;
     ready(lab, &vxlan())?;
-    lab.agent("k8s-w0")?.kill()?;
-    lab.clean_agent("k8s-w0")?;
-    // A directory on an ordinary file system: nothing can be pinned there.
-    let elsewhere = lab.directory().join("no-bpffs");
-    std::fs::create_dir_all(&elsewhere)?;
-    lab.start_agent_with("k8s-w0", &["--bpffs", &elsewhere.display().to_string()])?;
+    lab.replace_agent_by_one_without_programs("k8s-w0")?;
     let result = wait_until(
         "k8s-w0 to say that the kernel encapsulates",
         SETTLED_WITHIN,

@@ -301,12 +301,7 @@ fn tcp_in_every_family(lab: &Lab, from: &str, to: &str) -> Result<()> {
 fn checksums(context: &mut Context) -> Result<()> {
     let lab = over_six(context)?;
     ready(lab, &vxlan())?;
-    lab.agent("k8s-w0")?.kill()?;
-    lab.clean_agent("k8s-w0")?;
-    // A directory on an ordinary file system: nothing can be pinned there.
-    let elsewhere = lab.directory().join("no-bpffs");
-    std::fs::create_dir_all(&elsewhere)?;
-    lab.start_agent_with("k8s-w0", &["--bpffs", &elsewhere.display().to_string()])?;
+    lab.replace_agent_by_one_without_programs("k8s-w0")?;
     let result = wait_for_encapsulation(lab, "Kernel")
         .and_then(|()| wait_until_ready(lab))
         .and_then(|()| between_driver_and_programs(lab));

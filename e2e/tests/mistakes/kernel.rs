@@ -151,11 +151,7 @@ pub(crate) fn no_driver(context: &mut Context) -> Result<()> {
         return Ok(());
     }
 
-    lab.agent("k8s-ctr")?.kill()?;
-    lab.clean_agent("k8s-ctr")?;
-    let elsewhere = lab.directory().join("no-bpffs");
-    std::fs::create_dir_all(&elsewhere)?;
-    lab.start_agent_with("k8s-ctr", &["--bpffs", &elsewhere.display().to_string()])?;
+    lab.replace_agent_by_one_without_programs("k8s-ctr")?;
     wait_until_ready(lab)?;
     let stream = Stream::start(lab, "pod-ctr-1", "pod-w0-1", 500)?;
     apply(lab, &geneve)?;

@@ -26,12 +26,7 @@ pub(crate) fn classes(context: &mut Context, family: Family) -> Result<()> {
     ready(lab, &spec)?;
     // Programs on both sides first.
     bears_the_dscp(lab, over, HERE, over.pods()[0], |inner| inner)?;
-    lab.agent(over.node())?.kill()?;
-    lab.clean_agent(over.node())?;
-    // A directory on an ordinary file system: nothing can be pinned there.
-    let elsewhere = lab.directory().join("no-bpffs");
-    std::fs::create_dir_all(&elsewhere)?;
-    lab.start_agent_with(over.node(), &["--bpffs", &elsewhere.display().to_string()])?;
+    lab.replace_agent_by_one_without_programs(over.node())?;
     let result = encapsulation_is(lab, over, "Kernel")
         .and_then(|()| wait_until_ready(lab))
         .and_then(|()| by_the_driver(lab, over));

@@ -1,6 +1,6 @@
 //! Two nodes with a pod each, and numbered packets between the pods, by the tunnel and past the stack.
 
-use crate::story::{VXLAN, add_peer, address, declared, forward, network, settle};
+use crate::story::{VXLAN, forward, network, other_node, settle};
 use nix::sys::socket::{setsockopt, sockopt};
 use podlane_datapath::{LaneCount, LaneName, Options, Programs};
 use podlane_plan::datapath::{Datapath, Owner};
@@ -76,23 +76,16 @@ fn tunnel_mac(node: u8) -> MacAddress {
     MacAddress([2, 0x50, 192, 168, 10, 100 + node])
 }
 
-/// k8s-w1, as it sees k8s-ctr.
-fn other_node() -> Datapath {
-    let mut datapath = declared();
-    datapath.peers.clear();
-    datapath.networks.clear();
-    add_peer(&mut datapath, 0, Ipv4Addr::new(192, 168, 10, 100), true);
-    for peer in datapath.peers.values_mut() {
-        peer.source = address("192.168.10.101");
-    }
+/// k8s-w1 with its pod.
+fn other_node_with_pod() -> Datapath {
+    let mut datapath = other_node();
     for tunnel in datapath.tunnels.values_mut() {
         tunnel.mac = tunnel_mac(1);
     }
-    datapath.local_pod_cidrs = [network("172.20.1.0/24")].into();
-    for (place, device) in [("172.20.1.0/24", None), ("172.20.1.5/32", Some("pod1"))] {
-        let device = device.map(str::to_owned);
-        datapath.networks.insert(network(place), Owner::Local { device });
-    }
+    let device = "pod1".to_owned();
+    datapath.attached.pods.insert(device.clone(), true);
+    let pod = Owner::Local { device: Some(device) };
+    datapath.networks.insert(network("172.20.1.5/32"), pod);
     datapath
 }
 
@@ -127,7 +120,7 @@ impl Nodes {
             }
         }
         nodes.other.run(|| {
-            settle(&mut there(), &other_node());
+            settle(&mut there(), &other_node_with_pod());
         });
         nodes
     }

@@ -1,10 +1,9 @@
 //! Probes between two nodes, each with programs of its own.
 
-use crate::story::{VXLAN, add_peer, address, declared, devices, forward, network, open, settle};
+use crate::story::{VXLAN, address, declared, devices, forward, open, other_node, settle};
 use podlane_datapath::{LaneName, Options, Over, ProbeFailure, ProbeToSend, Programs, Reason};
-use podlane_plan::datapath::{Datapath, Owner};
 use podlane_test_namespaces::{Test, bpffs, command};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -45,23 +44,6 @@ fn tunnel() -> Over {
         destination: address("192.168.10.101"),
         dscp: 10,
     }
-}
-
-/// k8s-w1, as it sees k8s-ctr.
-fn other_node() -> Datapath {
-    let mut datapath = declared();
-    datapath.peers.clear();
-    datapath.networks.clear();
-    add_peer(&mut datapath, 0, Ipv4Addr::new(192, 168, 10, 100), true);
-    for peer in datapath.peers.values_mut() {
-        peer.source = address("192.168.10.101");
-    }
-    datapath.local_pod_cidrs = [network("172.20.1.0/24")].into();
-    datapath
-        .networks
-        .insert(network("172.20.1.0/24"), Owner::Local { device: None });
-    datapath.attached.pods.clear();
-    datapath
 }
 
 /// The other node, in a namespace of its own, at the other end of `eth1`, until the sender is dropped. Gives back what it has counted.

@@ -86,6 +86,22 @@ pub(crate) fn declared() -> Datapath {
     datapath
 }
 
+/// k8s-w1 without pods, as it sees k8s-ctr.
+pub(crate) fn other_node() -> Datapath {
+    let mut datapath = declared();
+    datapath.peers.clear();
+    datapath.networks.clear();
+    add_peer(&mut datapath, 0, Ipv4Addr::new(192, 168, 10, 100), true);
+    for peer in datapath.peers.values_mut() {
+        peer.source = address("192.168.10.101");
+    }
+    let pod_cidr = network("172.20.1.0/24");
+    datapath.local_pod_cidrs = [pod_cidr].into();
+    datapath.networks.insert(pod_cidr, Owner::Local { device: None });
+    datapath.attached.pods.clear();
+    datapath
+}
+
 /// A peer with the pod CIDR 172.20.N.0/24 (the higher numbers: 172.20 and more, each of 256).
 pub(crate) fn add_peer(datapath: &mut Datapath, number: u32, outer: Ipv4Addr, on_link: bool) {
     let [_, _, high, low] = number.to_be_bytes();
