@@ -7,11 +7,16 @@ use crate::pins::{Set, make};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, IterableMap, LpmTrie, Map, MapData};
 use aya_obj::Object;
-use podlane_bpf_syscall::{MapShape, PerCpu, entries, open, shape};
+use podlane_bpf_syscall::{MapShape, PerCpu, entries, open, running_programs_have_ended, shape};
 use podlane_datapath_common::probe::ProbeState;
 use podlane_datapath_common::{Address, LaneCounters, Peer, PeerCounters, PodNetwork, Settings, TrieKey};
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// How long a program may run, where the kernel does not tell when those that run have ended: microseconds, and what a hypervisor takes of them.
+const LONGEST_RUN: Duration = Duration::from_millis(50);
 
 /// The maps that the loader reads and writes. The others (flows, neighbours, rates) are the programs' own.
 pub(crate) struct Maps {
@@ -150,6 +155,10 @@ impl Maps {
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> Result<(), Failure> {
         let failed = |error: &aya::maps::MapError| Failure::of("write the settings", error);
         let next = 1 - self.active()?;
+        // A program may have found those in force just before the last change, and reads them still.
+        if running_programs_have_ended().is_err() {
+            sleep(LONGEST_RUN);
+        }
         self.settings
             .set(next, settings, 0)
             .map_err(|error| failed(&error))?;
