@@ -152,17 +152,21 @@ pub(super) fn of_rollout(view: &View<'_>, record: &PolicyRecord, tally: &Tally<'
                 None if tally.governed.is_empty() => return None,
                 None => String::new(),
             };
-            let left = match stopped.left {
-                0 => "No other agent is left to be replaced",
+            let others = match stopped.left {
                 1 => "1 other agent is left as it was",
                 left => &format!("{left} other agents are left as they were"),
             };
+            let advice = match (&stopped.node, stopped.left) {
+                // Perhaps nobody is upgrading, and this node has lost its agent since.
+                (Some(_), 0) => {
+                    "No other is to be replaced: look at this one; if its version is to blame, helm rollback"
+                }
+                (None, 0) => "Mend what it names, or helm rollback",
+                _ => &format!("{others}; roll back with helm rollback or forward to what works"),
+            };
             (
                 format!("the rollout of agents has stopped{place}"),
-                format!(
-                    "{}. {left}; roll back with helm rollback or forward to what works",
-                    stopped.why
-                ),
+                format!("{}. {advice}", stopped.why),
             )
         }
     };

@@ -178,10 +178,22 @@ fn a_rollout_that_has_stopped_is_said_on_the_policy_of_its_node_alone() {
     let (status, reason, message) = cluster.condition("far", "Ready");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "RolloutStopped"));
     assert!(
-        message.contains("does not run. 2 other agents are left as they were"),
+        message.contains("does not run. 2 other agents are left as they were; roll back with helm rollback"),
         "{message}"
     );
     assert_eq!(cluster.condition("all", "Ready").1, "AsDeclared");
+    // An agent that fails while nobody upgrades.
+    cluster.world.rollout = Rollout::Stopped(StoppedRollout {
+        node: Some("k8s-w0".to_owned()),
+        why: "the agent in pod podlane-agent-x does not run".to_owned(),
+        left: 0,
+    });
+    cluster.settle();
+    let message = cluster.condition("far", "Ready").2;
+    assert!(
+        message.contains("does not run. No other is to be replaced: look at this one"),
+        "{message}"
+    );
     cluster.world.rollout = Rollout::Goes;
     cluster.settle();
     assert_eq!(cluster.condition("far", "Ready").1, "AsDeclared");
