@@ -46,8 +46,9 @@ pub async fn keep(
             continue;
         };
         let api = Api::all(clients.borrow_and_update().clone());
+        let holds = held.borrow().clone().unwrap_or_default();
         let written = tokio::select! {
-            written = write(&api, node, &status) => written,
+            written = write(&api, node, &status, &holds) => written,
             // The old one's answer would be waited for in vain.
             Ok(()) = clients.changed() => continue,
         };
@@ -74,8 +75,40 @@ pub async fn keep(
     }
 }
 
+/// Writes it; once more where somebody else's hand in the same conditions is all that is in the way.
+async fn write(
+    api: &Api<RoutingNode>,
+    node: &str,
+    status: &RoutingNodeStatus,
+    held: &RoutingNodeStatus,
+) -> Result<(), String> {
+    match apply(api, node, status).await {
+        // Of a condition that is not said any more, fields that somebody else has written (kubectl edit, say) would stay, and a part is no condition.
+        Err(Refusal::Invalid(_)) if !own_part(held).conditions.is_empty() => {
+            withdraw(api, node, held).await.map_err(Refusal::words)?;
+            apply(api, node, status).await.map_err(Refusal::words)
+        }
+        written => written.map_err(Refusal::words),
+    }
+}
+
+/// Why a status was not written.
+enum Refusal {
+    /// It makes no valid object.
+    Invalid(String),
+    Other(String),
+}
+
+impl Refusal {
+    fn words(self) -> String {
+        match self {
+            Self::Invalid(words) | Self::Other(words) => words,
+        }
+    }
+}
+
 /// Server-side apply: what the operator writes into the same status (the condition Accepted) is left alone.
-async fn write(api: &Api<RoutingNode>, node: &str, status: &RoutingNodeStatus) -> Result<(), String> {
+async fn apply(api: &Api<RoutingNode>, node: &str, status: &RoutingNodeStatus) -> Result<(), Refusal> {
     let patch = serde_json::json!({
         "apiVersion": RoutingNode::api_version(&()),
         "kind": RoutingNode::kind(&()),
@@ -83,11 +116,32 @@ async fn write(api: &Api<RoutingNode>, node: &str, status: &RoutingNodeStatus) -
         "status": status,
     });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let patch = Patch::Apply(&patch);
-    match tokio::time::timeout(PATIENCE, api.patch_status(node, &parameters, &patch)).await {
+    patched(api.patch_status(node, &parameters, &Patch::Apply(&patch))).await
+}
+
+/// Takes this agent's conditions back, whoever else has written in them.
+async fn withdraw(api: &Api<RoutingNode>, node: &str, held: &RoutingNodeStatus) -> Result<(), Refusal> {
+    let own = own_part(held).conditions;
+    let others: Vec<_> = held.conditions.iter().filter(|one| !own.contains(one)).collect();
+    let patch = serde_json::json!({ "status": { "conditions": others } });
+    let parameters = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    patched(api.patch_status(node, &parameters, &Patch::Merge(&patch))).await
+}
+
+async fn patched(call: impl Future<Output = kube::Result<RoutingNode>>) -> Result<(), Refusal> {
+    match tokio::time::timeout(PATIENCE, call).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(kube::Error::Api(refused))) if refused.code == 422 => {
+            Err(Refusal::Invalid(refused.to_string()))
+        }
+        Ok(Err(error)) => Err(Refusal::Other(error.to_string())),
+        Err(_) => Err(Refusal::Other(format!(
+            "no answer within {} s",
+            PATIENCE.as_secs()
+        ))),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use super::*;
 use http::{Request, Response};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -33,6 +35,17 @@ fn lanes(text: &str) -> Option<RoutingNodeStatus> {
         lanes: Some(text.to_owned()),
         ..RoutingNodeStatus::default()
     })
+}
+
+fn condition(kind: &str) -> Condition {
+    Condition {
+        type_: kind.to_owned(),
+        status: "True".to_owned(),
+        reason: "Said".to_owned(),
+        message: String::new(),
+        observed_generation: None,
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+    }
 }
 
 #[test]
@@ -68,6 +81,19 @@ fn status_is_written_until_it_is_held_and_again_when_somebody_changes_it() {
         held_status.send_replace(lanes("1 native"));
         tokio::time::sleep(REST * 2).await;
         held_status.send_replace(lanes("all is lost"));
+        assert_eq!(answer(&mut server, 200).await.1["status"]["lanes"], "1 native");
+        // Somebody else has written in a condition of the agent's, which it does not say any more.
+        let [accepted, cleaned] = ["Accepted", "Cleaned"].map(condition);
+        held_status.send_replace(Some(RoutingNodeStatus {
+            conditions: vec![accepted, cleaned],
+            ..RoutingNodeStatus::default()
+        }));
+        answer(&mut server, 422).await;
+        let (asked, withdrawn) = answer(&mut server, 200).await;
+        assert!(!asked.contains("force"), "{asked}");
+        let left = withdrawn["status"]["conditions"].as_array().expect("conditions");
+        assert_eq!(left.len(), 1, "{withdrawn}");
+        assert_eq!(left[0]["type"], "Accepted");
         assert_eq!(answer(&mut server, 200).await.1["status"]["lanes"], "1 native");
         keeping.abort();
     };
