@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::lab::Lab;
@@ -50,13 +50,18 @@ pub fn native_and_vxlan() -> Value {
 pub fn apply(lab: &Lab, spec: &Value) -> Result<()> {
     let kubectl = lab.kubectl()?;
     let manifest = policy(POLICY, spec).to_string();
-    if kubectl.run(&["get", "routingpolicy", POLICY]).is_ok() {
-        kubectl
-            .run_with_input(&["replace", "-f", "-"], &manifest)
-            .map(drop)
-    } else {
-        kubectl.create(&manifest).map(drop)
+    match kubectl.run(&["get", "routingpolicy", POLICY]) {
+        Err(error) if error.to_string().contains("(NotFound)") => return kubectl.create(&manifest).map(drop),
+        found => drop(found?),
     }
+    // It reads the policy first, and whoever writes its status in between makes it begin again.
+    for _ in 0..10 {
+        match kubectl.run_with_input(&["replace", "-f", "-"], &manifest) {
+            Err(error) if error.to_string().contains("(Conflict)") => {}
+            replaced => return replaced.map(drop),
+        }
+    }
+    bail!("the policy was written by others each of ten times");
 }
 
 /// An object's condition, as (status, reason, message); it must speak of the object's newest generation.
