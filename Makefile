@@ -11,7 +11,7 @@ help:
 	@echo 'make lab       bring the lab up and leave it up'
 	@echo 'make lab-down  take it down'
 	@echo 'make test      from format to scenarios in namespaces: below ten minutes once all is built'
-	@echo 'make test TESTS=all  that, clusters of three kubelets, and older kernels in qemu: half an hour'
+	@echo 'make test TESTS=all  that, the long scenarios (clusters of three kubelets, the chart and more), and older kernels in qemu: half an hour and more'
 	@echo 'make proof     ten million numbered packets over changing lanes, agents killed, paused and upgraded, nodes rebooted: half an hour or more'
 	@echo 'make bench     the figures; make bench PART=cluster: only those of images, of what they take and of how long an install takes'
 	@echo 'make bench-datapath  the ways between pods against each other, and docs/performance.md: an hour, on an idle machine'
@@ -56,7 +56,7 @@ lab-down:
 	@test -x target/debug/podlane-lab || cargo build --locked -p podlane-e2e
 	@$(lab) down
 
-# TESTS=all: with the slow part, which is the scenarios with kubelets and the older kernels. Continuous integration runs that.
+# TESTS=all: with the slow part, which is the long scenarios and the older kernels. Continuous integration runs that.
 test:
 	@./.ci/test $(if $(filter all,$(TESTS)),--all,$(if $(TESTS),$(error TESTS is all or empty)))
 
