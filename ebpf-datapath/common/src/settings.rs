@@ -30,8 +30,8 @@ pub mod tunnel_flag {
     pub const STAND_IN: u16 = 2;
 }
 
-/// The one value of the map `SETTINGS` that `ACTIVE` names. The loader waits for the programs that run, one of which may read the other value still,
-/// writes that and then changes `ACTIVE`, so that no program sees a half.
+/// The one value of the map `SETTINGS` that `ACTIVE` names. The loader writes the other one, changes `ACTIVE`, and waits until the programs that run then
+/// have ended, so that no program sees a half.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

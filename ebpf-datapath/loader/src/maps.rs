@@ -151,18 +151,19 @@ impl Maps {
             .map_err(|error| Failure::of("read the settings", &error))
     }
 
-    /// Writes the settings that are not in force, and puts them in force.
+    /// Writes the settings that are not in force, puts them in force, and waits until no program reads the others any more: those are what is written
+    /// next time, however soon that is.
     pub(crate) fn set_settings(&mut self, settings: &Settings) -> Result<(), Failure> {
         let failed = |error: &aya::maps::MapError| Failure::of("write the settings", error);
         let next = 1 - self.active()?;
-        // A program may have found those in force just before the last change, and reads them still.
-        if running_programs_have_ended().is_err() {
-            sleep(LONGEST_RUN);
-        }
         self.settings
             .set(next, settings, 0)
             .map_err(|error| failed(&error))?;
-        self.active.set(0, next, 0).map_err(|error| failed(&error))
+        self.active.set(0, next, 0).map_err(|error| failed(&error))?;
+        if running_programs_have_ended().is_err() {
+            sleep(LONGEST_RUN);
+        }
+        Ok(())
     }
 
     pub(crate) fn set_peer(&mut self, outer: &Address, peer: &Peer) -> Result<(), Failure> {
