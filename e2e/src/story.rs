@@ -18,6 +18,9 @@ pub const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// How long a change may take whose operator was killed: its lease has to run out before the next one leads.
 pub const LED_AGAIN_WITHIN: Duration = Duration::from_secs(120);
 
+/// How long a program may take to end that is asked to.
+pub const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
 /// The policy's name in every scenario that has one policy.
 pub const POLICY: &str = "default";
 

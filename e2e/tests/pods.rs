@@ -5,7 +5,6 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
@@ -15,8 +14,8 @@ use podlane_e2e::probe::ping;
 use podlane_e2e::programs;
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, ensure_refused, native_and_vxlan, vxlan,
-    wait_for_condition, wait_until_ready, way,
+    ENDS_WITHIN, POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, ensure_refused,
+    native_and_vxlan, vxlan, wait_for_condition, wait_until_ready, way,
 };
 use podlane_e2e::topology::{Pod, Topology};
 use podlane_e2e::wait::wait_until;
@@ -44,9 +43,6 @@ fn main() -> ExitCode {
 }
 
 const NODES: [&str; 3] = ["k8s-ctr", "k8s-w1", "k8s-w0"];
-
-/// How long an operator may take to end when it is asked to.
-const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 fn blocks_of_a_pool(context: &mut Context) -> Result<()> {
     // Eight blocks, of which the lab's three nodes have three.

@@ -8,8 +8,8 @@ use podlane_e2e::control_plane::SYSTEM_NAMESPACE;
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    SETTLED_WITHIN, apply, ensure_all_answer, ensure_none_lost, native_and_vxlan, streams_in_all_directions,
-    vxlan, wait_until_ready, way,
+    ENDS_WITHIN, SETTLED_WITHIN, apply, ensure_all_answer, ensure_none_lost, native_and_vxlan,
+    streams_in_all_directions, vxlan, wait_until_ready, way,
 };
 use podlane_e2e::wait::{pause, wait_until};
 use serde_json::json;
@@ -320,7 +320,7 @@ fn second_operator(context: &mut Context) -> Result<()> {
     let first = holder(lab)?;
     ensure!(!first.is_empty(), "nobody holds the lease");
     // A polite end gives the lease back, so that the next one need not wait for it to run out.
-    lab.operator()?.stop(Duration::from_secs(10))?;
+    lab.operator()?.stop(ENDS_WITHIN)?;
     wait_until("the lease to be given back", SETTLED_WITHIN, || {
         ensure!(holder(lab)?.is_empty(), "{} holds it", holder(lab)?);
         Ok(())

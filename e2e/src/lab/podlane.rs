@@ -1,6 +1,6 @@
 //! Podlane's own programs in the lab.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -82,9 +82,15 @@ impl Lab {
     pub fn replace_agent_by_one_without_programs(&mut self, node: &str) -> Result<()> {
         self.agent(node)?.kill()?;
         self.clean_agent(node)?;
-        let elsewhere = self.directory().join("no-bpffs");
-        std::fs::create_dir_all(&elsewhere).with_context(|| elsewhere.display().to_string())?;
-        self.start_agent_with(node, &["--bpffs", &elsewhere.display().to_string()])
+        let elsewhere = self.place_without_pins()?.display().to_string();
+        self.start_agent_with(node, &["--bpffs", &elsewhere])
+    }
+
+    /// A directory on an ordinary file system, where an agent can pin nothing.
+    pub fn place_without_pins(&self) -> Result<PathBuf> {
+        let place = self.directory().join("no-bpffs");
+        std::fs::create_dir_all(&place).with_context(|| place.display().to_string())?;
+        Ok(place)
     }
 
     /// Starts the agent of a node, in the node's namespace.

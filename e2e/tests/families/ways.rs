@@ -14,7 +14,7 @@ use podlane_e2e::topology::{Families, ROUTER, SECOND_ROUTER, Topology};
 use crate::{RATE, ensure_ways, first_pod, ready, streams, tcp_in_every_family};
 
 /// How long the datapath may take to follow a change of the node's routes.
-const FOLLOWS_WITHIN: Duration = Duration::from_secs(1);
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(3);
 
 /// k8s-w3 has IPv6 alone, so that tunnels to it are IPv6's; those between the others are IPv4's.
 fn lab(context: &mut Context) -> Result<&mut Lab> {

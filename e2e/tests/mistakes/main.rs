@@ -9,14 +9,12 @@ use anyhow::{Result, bail, ensure};
 use podlane_e2e::lab::{Lab, Options};
 use podlane_e2e::scenario::{Context, Scenario, run};
 use podlane_e2e::story::{
-    LED_AGAIN_WITHIN, POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer, native_and_vxlan, policy,
-    vxlan, wait_for_condition, wait_until_ready, way,
+    ENDS_WITHIN, LED_AGAIN_WITHIN, POLICY, SETTLED_WITHIN, apply, condition, ensure_all_answer,
+    native_and_vxlan, policy, vxlan, wait_for_condition, wait_until_ready, way,
 };
 use podlane_e2e::traffic::Stream;
 use podlane_e2e::wait::{pause, wait_until};
 use serde_json::{Value, json};
-
-const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     run(

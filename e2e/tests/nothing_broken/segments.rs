@@ -16,9 +16,14 @@ use crate::{HERE, Over, address, command};
 
 /// How long a transfer may stand still.
 const STILL: Duration = Duration::from_secs(30);
+/// How long answers to segments that came twice may be under way.
+const AT_REST_WITHIN: Duration = Duration::from_secs(2);
 /// Octets that a writer hands over at once.
 const BLOCK: usize = 1 << 20;
 const SEGMENTS: u8 = 10;
+/// Octets that a reader has room for, so that what is under way at once is some 150 segments of Ethernet's length: the kernel drops what comes
+/// to a processor that a thousand packets wait for already (net.core.netdev_max_backlog), and segments that are not merged are as many packets.
+const ROOM: usize = 200 << 10;
 
 /// What became of a transfer over TCP. All octets arrived, in order.
 #[derive(Clone, Copy, Debug)]
@@ -69,8 +74,8 @@ pub(crate) fn arrive(context: &mut Context, over: Over) -> Result<()> {
         let there_and_back = transfer(lab, HERE, there, address(lab, there)?, 4 << 20)
             .and_then(|one| Ok([one, transfer(lab, there, HERE, address(lab, HERE)?, 4 << 20)?]))
             .with_context(|| what.clone())?;
-        for one in there_and_back {
-            one.ensure_hardly_any_lost(&what)?;
+        for (one, way) in there_and_back.into_iter().zip(["there", "back"]) {
+            one.ensure_hardly_any_lost(&format!("{way}, {what}"))?;
         }
     }
     Ok(())
@@ -139,6 +144,8 @@ pub(crate) fn transfer_to(
     listener: TcpListener,
     octets: usize,
 ) -> Result<Transfer> {
+    // Before anybody connects: who is accepted has it from here.
+    setsockopt(&listener, sockopt::RcvBuf, &ROOM).context("SO_RCVBUF")?;
     let reader = thread::spawn(move || read(&listener, octets));
     let mut stream = lab.namespace(from).within(|| {
         TcpStream::connect_timeout(&at, STILL).with_context(|| format!("cannot connect to {at}"))
@@ -154,11 +161,12 @@ pub(crate) fn transfer_to(
             .with_context(|| format!("nothing moves after {written} octets"))?;
         written += length;
     }
-    let ended = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+    // Open as long as is counted: who has closed does not say any more what came twice.
+    let (ended, _reader) = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
     Ok(Transfer {
         took: ended - begun,
         longest: getsockopt(&stream, sockopt::TcpMaxSeg).context("the largest segment")?,
-        lost: lost(lab, from, stream.local_addr()?.port())?,
+        lost: lost_at_rest(lab, from, stream.local_addr()?.port())?,
         octets,
     })
 }
@@ -168,7 +176,8 @@ pub(crate) fn octet_at(place: usize) -> u8 {
     (place % BLOCK % 251) as u8
 }
 
-pub(crate) fn read(listener: &TcpListener, octets: usize) -> Result<Instant> {
+/// When the last octet had come, and the connection.
+pub(crate) fn read(listener: &TcpListener, octets: usize) -> Result<(Instant, TcpStream)> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(STILL))?;
     let mut buffer = vec![0; 1 << 18];
@@ -185,7 +194,20 @@ pub(crate) fn read(listener: &TcpListener, octets: usize) -> Result<Instant> {
         ensure!(damaged.is_none(), "from octet {place} on, damaged: {damaged:?}");
         place += length;
     }
-    Ok(Instant::now())
+    Ok((Instant::now(), stream))
+}
+
+/// Segments that were lost, once nothing is under way any more: all octets have come, but what was sent twice, and the answers to it, may be
+/// behind them.
+fn lost_at_rest(lab: &Lab, pod: &str, port: u16) -> Result<u64> {
+    let deadline = Instant::now() + AT_REST_WITHIN;
+    loop {
+        let lost = lost(lab, pod, port)?;
+        if lost == 0 || Instant::now() > deadline {
+            return Ok(lost);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Segments sent again by the kernel, less those of which the receiver said that it had them already.

@@ -190,12 +190,10 @@ fn start_agents(lab: &mut Lab, over: Over) -> Result<()> {
         lab.agent(&node.name)?.kill()?;
         let place = if over == Over::Kernel {
             lab.clean_agent(&node.name)?;
-            // An ordinary file system: nothing can be pinned there.
-            lab.directory().join("no-bpffs")
+            lab.place_without_pins()?
         } else {
             lab.bpffs(&node.name)?.join("podlane")
         };
-        std::fs::create_dir_all(&place)?;
         let (place, configurations) = (place.display().to_string(), configurations.display().to_string());
         lab.start_agent_with(
             &node.name,

@@ -11,6 +11,7 @@ use podlane_e2e::control_plane::Identity;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::process::{Process, Program};
 use podlane_e2e::programs::{self, ClusterPrograms};
+use podlane_e2e::story::ENDS_WITHIN;
 
 /// How kube-proxy translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Proxies {
     /// Ends them, and has each node's rules taken away by kube-proxy itself.
     pub(crate) fn clean(mut self, lab: &Lab) -> Result<()> {
         for process in &mut self.processes {
-            process.stop(Duration::from_secs(10))?;
+            process.stop(ENDS_WITHIN)?;
         }
         let mut cleaning = Vec::new();
         for node in &lab.topology().nodes {

@@ -1,12 +1,10 @@
 //! What somebody changes by hand: noticed, and put right.
 
 use crate::story::{declared, observe, settle, underlay};
+use crate::waking::Waking;
 use podlane_agent::kernel::Kernel;
-use podlane_agent::kernel::events::{Events, Interest};
+use podlane_agent::kernel::events::Interest;
 use podlane_test_namespaces::{Test, ip};
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::sync::Notify;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -82,25 +80,11 @@ fn changes_wake_and_pods_do_not() {
     let mut kernel = Kernel::default();
     settle(&mut kernel, &declared());
     let seen = observe(&mut kernel);
-    let wake = Arc::new(Notify::new());
-    let events = Events::listen(Arc::clone(&wake)).expect("a socket");
-    events.set_interest(Interest {
+    let waking = Waking::listen(Interest {
         devices: seen.device_indices,
         own_port: kernel.port(),
         own_netfilter_port: kernel.netfilter_port(),
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    // Silence can only be waited for; what is expected may take a slow or busy machine longer.
-    let silence = Duration::from_millis(600);
-    let patience = Duration::from_secs(60);
-    let woken =
-        |within| runtime.block_on(async { tokio::time::timeout(within, wake.notified()).await.is_ok() });
-
-    // The devices' carriers are announced in the background.
-    while woken(silence) {}
     for (command, expected) in [
         (
             "neigh add 192.168.10.55 lladdr 02:00:00:00:00:55 dev eth1 nud permanent",
@@ -113,12 +97,11 @@ fn changes_wake_and_pods_do_not() {
         ("addr add 192.168.10.99/24 dev eth1", true),
         ("link set far mtu 1400", true),
     ] {
-        ip(command);
-        let within = if expected { patience } else { silence };
-        assert_eq!(woken(within), expected, "{command}");
-        while woken(silence) {}
+        waking.ensure(command, ip, expected);
     }
-    // The agent's own repair tells it nothing new.
-    settle(&mut kernel, &declared());
-    assert!(!woken(silence));
+    waking.ensure(
+        "the agent's own repair",
+        |_| settle(&mut kernel, &declared()),
+        false,
+    );
 }

@@ -10,6 +10,7 @@ mod programs;
 mod reading;
 mod story;
 mod traffic;
+mod waking;
 
 use podlane_test_namespaces::Suite;
 

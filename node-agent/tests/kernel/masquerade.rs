@@ -4,9 +4,10 @@
 mod lab;
 
 use crate::story::{failures, observe, pass, settle};
+use crate::waking::Waking;
 use lab::{BEYOND, Lab, NODE, POD, ROUTER, WITHIN, ask, socket};
 use podlane_agent::kernel::Kernel;
-use podlane_agent::kernel::events::{Events, Interest};
+use podlane_agent::kernel::events::Interest;
 use podlane_plan::kernel::KernelState;
 use podlane_plan::masquerade::{Masquerade, Ports};
 use podlane_test_namespaces::{Conditional, Test, command};
@@ -16,7 +17,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 pub(crate) const TESTS: Conditional = Conditional {
     lacking,
@@ -314,33 +314,22 @@ fn a_changed_table_is_made_anew() {
 fn a_hand_on_the_table_wakes() {
     let mut kernel = Kernel::default();
     settle(&mut kernel, &masquerade(PLAIN, None));
-    let wake = Arc::new(Notify::new());
-    let events = Events::listen(Arc::clone(&wake)).expect("a socket");
-    events.set_interest(Interest {
+    let waking = Waking::listen(Interest {
         own_netfilter_port: kernel.netfilter_port(),
         ..Interest::default()
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .expect("a runtime");
-    let silence = Duration::from_millis(600);
-    let patience = Duration::from_secs(60);
-    let woken =
-        |within| runtime.block_on(async { tokio::time::timeout(within, wake.notified()).await.is_ok() });
-    while woken(silence) {}
     for (change, expected) in [
         ("add table inet other", false),
         ("flush set inet podlane plain4", true),
         ("delete table inet podlane", true),
     ] {
-        nft(change);
-        let within = if expected { patience } else { silence };
-        assert_eq!(woken(within), expected, "{change}");
-        while woken(silence) {}
+        waking.ensure(change, nft, expected);
     }
-    settle(&mut kernel, &masquerade(PLAIN, None));
-    assert!(!woken(silence), "our own change");
+    waking.ensure(
+        "our own change",
+        |_| settle(&mut kernel, &masquerade(PLAIN, None)),
+        false,
+    );
 }
 
 fn thousands_of_networks_fit() {
