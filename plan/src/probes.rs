@@ -11,6 +11,7 @@
 //! * No more than [`A_SECOND`] probes are sent in a second.
 
 mod doubt;
+mod fitting;
 mod key;
 mod pace;
 mod prober;
@@ -82,6 +83,8 @@ pub enum Kind {
     There,
     /// A full-size packet there and back.
     Full,
+    /// A packet of this many bytes there and back, between the two: what fits a lane that does not carry full-size ones.
+    Between(u32),
 }
 
 /// Bytes of a small probe's IP packet: an IPv6 header and the probe, on IPv4 with padding to the same length. An answer to it is as long; one that was
@@ -107,6 +110,7 @@ impl Probe {
         match self.kind {
             Kind::Small => SMALL,
             Kind::There | Kind::Full => self.target.length,
+            Kind::Between(length) => length,
         }
     }
 }

@@ -3,6 +3,11 @@
 use crate::lane::Lane;
 use std::fmt;
 
+/// What every host must be able to take, in bytes: RFC 791, section 3.2.
+const IPV4_LEAST: u32 = 576;
+/// The same of IPv6: RFC 8200, section 5.
+const IPV6_LEAST: u32 = 1280;
+
 /// Which way full-size packets do not come through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Direction {
@@ -37,6 +42,8 @@ pub enum Doubt {
         outer: u32,
         /// Which way.
         direction: Direction,
+        /// The longest packet that comes there and back, in bytes without outer headers, once that is known.
+        fits: Option<u32>,
     },
 }
 
@@ -118,6 +125,7 @@ impl Doubt {
                 inner,
                 outer,
                 direction,
+                fits,
             } => {
                 let way = match direction {
                     Direction::There => "from this node to it",
@@ -125,9 +133,26 @@ impl Doubt {
                 };
                 write!(
                     f,
-                    "answers small probes over {lane} and no full-size ones: the underlay between the nodes carries no packets of {outer} bytes \
-                     {way}. Lower spec.mtu (now {inner}), or raise the network's MTU"
-                )
+                    "answers small probes over {lane} and no full-size ones: the underlay between the nodes carries no packets of {outer} bytes {way}"
+                )?;
+                let Some(fits) = fits else {
+                    return write!(f, ". Lower spec.mtu (now {inner}), or raise the network's MTU");
+                };
+                write!(f, ", but some of {} bytes. ", outer - inner + fits)?;
+                match fits {
+                    ..IPV4_LEAST => write!(
+                        f,
+                        "Raise the network's MTU: {fits} bytes are left for pods' packets, which may have to be of {IPV4_LEAST}"
+                    ),
+                    IPV4_LEAST..IPV6_LEAST => write!(
+                        f,
+                        "Raise the network's MTU, or lower spec.mtu (now {inner}) to {fits}, where no pod has IPv6, which needs {IPV6_LEAST}"
+                    ),
+                    IPV6_LEAST.. => write!(
+                        f,
+                        "Lower spec.mtu (now {inner}) to {fits}, or raise the network's MTU"
+                    ),
+                }
             }
         }
     }
@@ -163,13 +188,33 @@ mod tests {
             inner: 1450,
             outer: 1500,
             direction: Direction::Back,
+            fits: None,
         };
         let words = told("vxlan:8472:1", too_small);
         assert!(
             words.contains("carries no packets of 1500 bytes from it to this node"),
             "{words}"
         );
-        assert!(words.contains("Lower spec.mtu (now 1450)"), "{words}");
+        assert!(words.contains("Lower spec.mtu (now 1450), or"), "{words}");
+        for (fits, expected) in [
+            (
+                1350,
+                "to this node, but some of 1400 bytes. Lower spec.mtu (now 1450) to 1350, or raise",
+            ),
+            (1279, "lower spec.mtu (now 1450) to 1279, where no pod has IPv6"),
+            (500, "Raise the network's MTU: 500 bytes are left"),
+        ] {
+            let words = told(
+                "vxlan:8472:1",
+                Doubt::TooSmall {
+                    inner: 1450,
+                    outer: 1500,
+                    direction: Direction::Back,
+                    fits: Some(fits),
+                },
+            );
+            assert!(words.contains(expected), "{words}");
+        }
         assert_eq!(
             (too_small.reason(), silent.reason()),
             ("LaneTooSmall", "LaneSilent")

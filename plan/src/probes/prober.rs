@@ -226,12 +226,12 @@ impl Prober {
             self.queue_of(queue).insert((due, Arc::clone(peer), lane));
         }
         self.pace.take(asked.len(), now);
-        let ids = self.rounds.send((&key.0, key.1, key.2), proves, asked, now);
+        let ids = self.rounds.send((&key.0, key.1, key.2), proves, &asked, now);
         probes.extend(ids.into_iter().zip(asked).map(|(id, kind)| Probe {
             id,
             peer: Arc::clone(peer),
             target: target.clone(),
-            kind: *kind,
+            kind,
         }));
     }
 
@@ -275,6 +275,7 @@ impl Prober {
         // An answer that lost its padding shows the way there only.
         let kind = match asked {
             Kind::Full if answer.length < length => Kind::There,
+            Kind::Between(length) if answer.length < length => Kind::Small,
             asked => asked,
         };
         let whole = self.rounds.answered(answer.id, kind).map(Round::judged);

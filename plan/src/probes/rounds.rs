@@ -23,7 +23,7 @@ pub(super) struct Round {
     /// Whether the lane was to be proved then.
     pub(super) proves: bool,
     pub(super) sent: Duration,
-    asked: &'static [Kind],
+    asked: Vec<Kind>,
     answered: Vec<Kind>,
     first_id: u64,
     is_judged: bool,
@@ -35,7 +35,7 @@ impl Round {
     pub(super) fn judged(&self) -> Judged {
         Judged {
             sent: self.sent,
-            asked: self.asked,
+            asked: self.asked.clone(),
             answered: self.answered.clone(),
         }
     }
@@ -79,7 +79,7 @@ impl Rounds {
         &mut self,
         (peer, lane, generation): (&Arc<str>, Lane, u64),
         proves: bool,
-        asked: &'static [Kind],
+        asked: &[Kind],
         now: Duration,
     ) -> Vec<u64> {
         let first_id = self.probes;
@@ -91,7 +91,7 @@ impl Rounds {
             generation,
             proves,
             sent: now,
-            asked,
+            asked: asked.to_vec(),
             answered: Vec::new(),
             first_id,
             is_judged: false,

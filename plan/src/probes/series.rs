@@ -1,5 +1,6 @@
 //! The probes of one lane, and what they have shown.
 
+use super::fitting::Fitting;
 use super::{Direction, Doubt, Kind, Standing, Target, Unsent};
 use crate::lane::{Lane, tunnel_overhead};
 use std::time::Duration;
@@ -35,14 +36,14 @@ enum Fault {
     Silent,
     /// Probes were not sent.
     Unsent(Unsent),
-    TooSmall(Direction),
+    TooSmall(Direction, Fitting),
 }
 
 /// A round whose answers are in, or are waited for no longer.
 #[derive(Clone, Debug)]
 pub(super) struct Judged {
     pub(super) sent: Duration,
-    pub(super) asked: &'static [Kind],
+    pub(super) asked: Vec<Kind>,
     pub(super) answered: Vec<Kind>,
 }
 
@@ -131,7 +132,7 @@ impl Series {
     }
 
     /// Starts a round: what is asked. `doubted` is how many lanes in use are doubted.
-    pub(super) fn round(&mut self, now: Duration, doubted: usize) -> &'static [Kind] {
+    pub(super) fn round(&mut self, now: Duration, doubted: usize) -> Vec<Kind> {
         self.started.get_or_insert(now);
         self.unsent = None;
         if self.is_to_prove() {
@@ -139,7 +140,11 @@ impl Series {
             self.due = Some(now + rest.min(LAST));
             self.tries += 1;
             // One answer proves all; what is missing is asked when it does not come.
-            return if self.tries == 1 { &[Kind::Full] } else { ALL };
+            return if self.tries == 1 {
+                vec![Kind::Full]
+            } else {
+                self.all()
+            };
         }
         if self.is_sure() {
             self.due = match (self.target.in_use, self.is_watched) {
@@ -149,16 +154,25 @@ impl Series {
             };
             self.turn = !self.turn;
             return if self.turn || !self.target.in_use || !self.is_watched {
-                &[Kind::Full]
+                vec![Kind::Full]
             } else {
-                &[Kind::Small]
+                vec![Kind::Small]
             };
         }
         // No more than 64 doubted lanes a second.
         let crowd = u32::try_from(1 + doubted / 64).unwrap_or(u32::MAX);
         let rest = if self.is_doubted() { DOUBTED * crowd } else { CHECK };
         self.due = Some(now + rest);
-        ALL
+        self.all()
+    }
+
+    /// All that is asked of a lane that is in doubt.
+    fn all(&self) -> Vec<Kind> {
+        let mut all = ALL.to_vec();
+        if let Some(Fault::TooSmall(_, fitting)) = &self.fault {
+            all.extend(fitting.lengths().into_iter().map(Kind::Between));
+        }
+        all
     }
 
     /// A probe was not sent.
@@ -172,7 +186,7 @@ impl Series {
     /// A probe was answered that was sent then, in time or not.
     pub(super) fn answered(&mut self, kind: Kind, sent: Duration, round_trip: Duration) {
         let kinds = match kind {
-            Kind::Small => 1,
+            Kind::Small | Kind::Between(_) => 1,
             Kind::There => 2,
             Kind::Full => 3,
         };
@@ -181,7 +195,7 @@ impl Series {
         }
         self.silent = 0;
         self.unsent = None;
-        if kind >= Kind::There {
+        if kinds >= 2 {
             self.there_lost = 0;
         }
         if kind == Kind::Full {
@@ -221,7 +235,7 @@ impl Series {
         } else {
             self.there_lost += u32::from(lost(Kind::There) && !is_past(self.heard[1]));
             self.full_lost += u32::from(lost(Kind::Full) && !is_past(self.heard[2]));
-            let is_whole = round.asked.len() == round.answered.len();
+            let is_whole = !ALL.iter().any(|kind| lost(*kind));
             self.answered_in_a_row = if is_whole { self.answered_in_a_row + 1 } else { 0 };
         }
         let may_be_late = self.is_to_prove() && self.started.is_some_and(|started| now < started + PATIENCE);
@@ -233,7 +247,12 @@ impl Series {
             } else {
                 Direction::Back
             };
-            self.fault = Some(Fault::TooSmall(direction));
+            let mut fitting = match self.fault {
+                Some(Fault::TooSmall(_, fitting)) => fitting,
+                _ => Fitting::below(self.target.length),
+            };
+            fitting.judge(&round.asked, &round.answered, self.target.length);
+            self.fault = Some(Fault::TooSmall(direction, fitting));
         } else if self.answered_in_a_row >= ANSWERED && self.full_lost == 0 && self.fault.take().is_some() {
             self.is_proved = true;
         }
@@ -257,7 +276,7 @@ impl Series {
             Some(Fault::Silent) => Doubt::Silent { answers_on },
             Some(Fault::Unsent(Unsent::NoNeighbour)) => Doubt::NoNeighbour,
             Some(Fault::Unsent(Unsent::Refused(code))) => Doubt::NotSent { code },
-            Some(Fault::TooSmall(direction)) => Doubt::TooSmall {
+            Some(Fault::TooSmall(direction, fitting)) => Doubt::TooSmall {
                 inner: self.target.length,
                 outer: self.target.length
                     + self
@@ -265,6 +284,7 @@ impl Series {
                         .outer
                         .map_or(0, |(source, _)| tunnel_overhead(&source)),
                 direction,
+                fits: fitting.found(),
             },
         };
         Some(Standing::Doubted(doubt))

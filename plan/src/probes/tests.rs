@@ -126,7 +126,7 @@ impl Site {
     fn send(&mut self, probe: Probe) {
         let lane = probe.target.lane;
         let back = match probe.kind {
-            Kind::Full => probe.length(),
+            Kind::Full | Kind::Between(_) => probe.length(),
             Kind::Small | Kind::There => SMALL,
         };
         let arrives = self.arrives;
@@ -302,6 +302,11 @@ fn a_network_that_carries_less_is_known_with_its_direction_within_three_seconds(
             let why = site.prober.proofs().doubt("node-0001", VXLAN).expect("a doubt");
             let told = crate::pair::Refusal::NotProved { lane: VXLAN, why }.to_string();
             assert!(told.contains(words), "{told}");
+            // And some seconds later what to do about it.
+            site.pass(at(if in_use { 8_000 } else { 24_000 }));
+            let why = site.prober.proofs().doubt("node-0001", VXLAN).expect("a doubt");
+            let told = crate::pair::Refusal::NotProved { lane: VXLAN, why }.to_string();
+            assert!(told.contains("Lower spec.mtu (now 1450) to 1300"), "{told}");
             site.arrives = everything;
             site.pass(at(5_000));
             assert_eq!(site.doubt("node-0001", VXLAN), None);
