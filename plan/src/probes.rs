@@ -8,6 +8,7 @@
 //! * Lanes **in use** are watched: all of them up to [`WATCHED`] peers; beyond, those to the peers whose names follow this node's own, so
 //!   that every node is watched by as many, and some of the others in turn. A watched lane that stops answering is doubted
 //!   within 3 s, and one lost probe changes nothing.
+//! * A lane that carries **no full-size packets** is asked for lengths in between, three a round, until it is known which fits: some seven rounds.
 //! * No more than [`A_SECOND`] probes are sent in a second.
 
 mod doubt;

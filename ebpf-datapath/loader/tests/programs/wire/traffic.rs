@@ -8,7 +8,8 @@ use std::time::Duration;
 
 /// Octets of a stream, each way: super-packets, some tens of them.
 pub(crate) const STREAM: usize = 1 << 20;
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a stream may stand still: an emulated machine may get a twentieth of a processor.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// For a datagram, which is sent again when it is lost.
 const SOON: Duration = Duration::from_secs(20);
 
