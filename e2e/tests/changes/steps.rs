@@ -10,8 +10,11 @@ use podlane_e2e::interrupt;
 use podlane_e2e::kubectl::Watch;
 use podlane_e2e::lab::Lab;
 use podlane_e2e::netns::Namespace;
-use podlane_e2e::story::{LED_AGAIN_WITHIN, SETTLED_WITHIN};
+use podlane_e2e::story::LED_AGAIN_WITHIN;
 use serde_json::Value;
+
+/// How long nothing may change before a change is taken to be at its end.
+const AT_REST_FOR: Duration = Duration::from_millis(500);
 
 /// A step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +54,7 @@ impl Step {
 type Each<T> = BTreeMap<String, T>;
 
 /// What is published, and what the kernels hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
     generation: Each<i64>,
     receive_on: Each<BTreeSet<String>>,
@@ -83,6 +86,11 @@ impl Seen {
         self.receive_on.insert(node(), lanes(&spec["receiveOn"]));
         self.receives_on.insert(node(), lanes(&status["receivesOn"]));
         self.sends_on.insert(node(), lanes(&status["sendsOn"]));
+    }
+
+    /// Whether all nodes are known, and each is to receive, receives, and is said to receive on the same lanes.
+    fn is_at_rest(&self, nodes: usize) -> bool {
+        self.listed.len() == nodes && self.receive_on == self.receives_on && self.receive_on == self.listed
     }
 
     /// The node that has made a step since `before`.
@@ -142,19 +150,25 @@ impl Steps {
         })
     }
 
-    /// From now on steps are those made after this.
+    /// From now on steps are those made after this. Waits until the change before is at its end, for its last steps come when its policy is
+    /// ready already: lanes that are to be opened may be open yet, and those of it that are closed would be taken for steps of the next.
     pub(crate) fn begin(&mut self) -> Result<()> {
-        let end = Instant::now() + SETTLED_WITHIN;
-        while self.now.receive_on.len() < self.nodes.len() || self.now.listed.len() < self.nodes.len() {
-            if Instant::now() >= end {
-                bail!("not all nodes are published: {:?}", self.now);
-            }
+        let end = Instant::now() + LED_AGAIN_WITHIN;
+        let mut since = Instant::now();
+        loop {
             self.look(Duration::from_millis(20))?;
+            self.look_at_devices()?;
+            if self.now != self.before || !self.now.is_at_rest(self.nodes.len()) {
+                since = Instant::now();
+            }
+            self.before = self.now.clone();
+            if since.elapsed() >= AT_REST_FOR {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                bail!("a change does not come to its end: {:?}", self.now);
+            }
         }
-        self.look(Duration::from_millis(20))?;
-        self.look_at_devices()?;
-        self.before = self.now.clone();
-        Ok(())
     }
 
     /// Waits until one of these steps is seen: its place among them, and the node that has made it.
