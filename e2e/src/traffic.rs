@@ -5,6 +5,7 @@
 
 mod numbers;
 pub mod raw;
+mod retransmissions;
 mod tcp;
 mod wire;
 
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 pub use numbers::{Numbers, Range};
+pub use retransmissions::{once_told, retransmitted};
 pub use tcp::{Connection, ConnectionReport, Segments};
 pub use wire::{receive, send};
 

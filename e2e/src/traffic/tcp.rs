@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
+use super::retransmissions::retransmitted;
 use crate::lab::Lab;
 use crate::netns::Namespace;
 
@@ -93,28 +94,9 @@ impl Connection {
         })
     }
 
-    /// Segments that the sender's kernel has sent again so far, and were lost: those of which the receiver said that it had them
-    /// already (D-SACK, RFC 2883) are left out. On a busy machine an answer that is late makes a sender repeat what has arrived.
+    /// Lost segments that the sender's kernel has sent again so far ([`retransmitted`]).
     pub fn retransmitted(&self) -> Result<u64> {
-        let filter = format!("sport = :{}", self.local.port());
-        let output = self
-            .namespace
-            .command("ss")
-            .args(["-tinH", &filter])
-            .output()
-            .context("cannot run ss")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(
-            text.contains("cwnd:"),
-            "ss does not know the connection {}: {text}",
-            self.name
-        );
-        // Both are there only where there was any: `retrans:NOW/TOTAL`, `dsack_dups:TOTAL`.
-        let words = || text.split_whitespace();
-        let total: Option<u64> =
-            words().find_map(|word| word.strip_prefix("retrans:")?.split_once('/')?.1.parse().ok());
-        let needless: Option<u64> = words().find_map(|word| word.strip_prefix("dsack_dups:")?.parse().ok());
-        Ok(total.unwrap_or(0).saturating_sub(needless.unwrap_or(0)))
+        retransmitted(&self.namespace, self.local.port()).with_context(|| self.name.clone())
     }
 
     /// Stops writing, and waits until the far end has read all.

@@ -17,7 +17,7 @@ use podlane_e2e::story::{
     LED_AGAIN_WITHIN, POLICY, apply, first_pods, geneve, native_and_vxlan, policy, streams_in_all_directions,
     vxlan, wait_for_condition, wait_until_ready,
 };
-use podlane_e2e::traffic::{Connection, Stream};
+use podlane_e2e::traffic::{Connection, Stream, once_told};
 use podlane_e2e::wait::wait_until;
 use serde_json::{Value, json};
 
@@ -132,7 +132,7 @@ impl Traffic {
     fn through(&mut self, what: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
         let before = self.sent_again()?;
         change().with_context(|| what.to_owned())?;
-        let after = self.sent_again_once_told(before)?;
+        let after = once_told(before, || self.sent_again())?;
         // What was told late of what had been before makes it less.
         if after > before {
             self.repeated.push(format!("{what}: {}", after - before));
@@ -143,18 +143,6 @@ impl Traffic {
 
     fn sent_again(&self) -> Result<u64> {
         self.connections.iter().map(Connection::retransmitted).sum()
-    }
-
-    /// The same after something, by when receivers have told what was sent again without need.
-    fn sent_again_once_told(&self, before: u64) -> Result<u64> {
-        let begun = Instant::now();
-        loop {
-            let after = self.sent_again()?;
-            if after <= before || begun.elapsed() > Duration::from_secs(2) {
-                return Ok(after);
-            }
-            sleep(Duration::from_millis(50));
-        }
     }
 
     /// Whether about as many packets have been sent; the count itself comes in the end.

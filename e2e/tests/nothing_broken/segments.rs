@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use podlane_e2e::lab::Lab;
 use podlane_e2e::scenario::Context;
+use podlane_e2e::traffic::{once_told, retransmitted};
 
 use crate::family::Family;
 use crate::packets::{Flow, PATIENCE};
@@ -16,8 +17,6 @@ use crate::{HERE, Over, address, command};
 
 /// How long a transfer may stand still.
 const STILL: Duration = Duration::from_secs(30);
-/// How long answers to segments that came twice may be under way.
-const AT_REST_WITHIN: Duration = Duration::from_secs(2);
 /// Octets that a writer hands over at once.
 const BLOCK: usize = 1 << 20;
 const SEGMENTS: u8 = 10;
@@ -147,7 +146,8 @@ pub(crate) fn transfer_to(
     // Before anybody connects: who is accepted has it from here.
     setsockopt(&listener, sockopt::RcvBuf, &ROOM).context("SO_RCVBUF")?;
     let reader = thread::spawn(move || read(&listener, octets));
-    let mut stream = lab.namespace(from).within(|| {
+    let sender = lab.namespace(from);
+    let mut stream = sender.within(|| {
         TcpStream::connect_timeout(&at, STILL).with_context(|| format!("cannot connect to {at}"))
     })?;
     stream.set_write_timeout(Some(STILL))?;
@@ -161,12 +161,13 @@ pub(crate) fn transfer_to(
             .with_context(|| format!("nothing moves after {written} octets"))?;
         written += length;
     }
+    let port = stream.local_addr()?.port();
     // Open as long as is counted: who has closed does not say any more what came twice.
     let (ended, _reader) = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
     Ok(Transfer {
         took: ended - begun,
         longest: getsockopt(&stream, sockopt::TcpMaxSeg).context("the largest segment")?,
-        lost: lost_at_rest(lab, from, stream.local_addr()?.port())?,
+        lost: once_told(0, || retransmitted(&sender, port))?,
         octets,
     })
 }
@@ -195,30 +196,6 @@ pub(crate) fn read(listener: &TcpListener, octets: usize) -> Result<(Instant, Tc
         place += length;
     }
     Ok((Instant::now(), stream))
-}
-
-/// Segments that were lost, once nothing is under way any more: all octets have come, but what was sent twice, and the answers to it, may be
-/// behind them.
-fn lost_at_rest(lab: &Lab, pod: &str, port: u16) -> Result<u64> {
-    let deadline = Instant::now() + AT_REST_WITHIN;
-    loop {
-        let lost = lost(lab, pod, port)?;
-        if lost == 0 || Instant::now() > deadline {
-            return Ok(lost);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
-/// Segments sent again by the kernel, less those of which the receiver said that it had them already.
-fn lost(lab: &Lab, pod: &str, port: u16) -> Result<u64> {
-    let text = command(lab, pod, &["ss", "-tinH", &format!("sport = :{port}")])?;
-    ensure!(text.contains("cwnd:"), "ss does not know port {port}: {text}");
-    let words = || text.split_whitespace();
-    let total: Option<u64> =
-        words().find_map(|word| word.strip_prefix("retrans:")?.split_once('/')?.1.parse().ok());
-    let needless: Option<u64> = words().find_map(|word| word.strip_prefix("dsack_dups:")?.parse().ok());
-    Ok(total.unwrap_or(0).saturating_sub(needless.unwrap_or(0)))
 }
 
 /// A device's offload, set as long as this is there, and on (GRO: off, as on every veth) afterwards.
