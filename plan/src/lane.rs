@@ -51,6 +51,11 @@ pub struct Tunnel {
     pub vni: u32,
 }
 
+/// The longest IPv4 packet that every host must be able to take, in bytes: RFC 791, section 3.2.
+pub(crate) const IPV4_LEAST_MTU: u32 = 576;
+/// The same of IPv6, which is also what every link carries: RFC 8200, section 5.
+pub(crate) const IPV6_LEAST_MTU: u32 = 1280;
+
 /// Bytes that VXLAN and GENEVE without options put before the inner packet: the outer IP header, UDP (8), the tunnel
 /// header (8) and the inner Ethernet header (14).
 pub const fn tunnel_overhead(outer: &IpAddr) -> u32 {

@@ -6,16 +6,13 @@ use super::{
     stand_in_without_programs,
 };
 use crate::kernel::{ForeignRoute, Observed, Route, RouteKey, RouteTarget, lane_metric};
-use crate::lane::{Lane, Tunnel};
+use crate::lane::{IPV4_LEAST_MTU, IPV6_LEAST_MTU, Lane, Tunnel};
 use crate::pair::{self, Refusal};
 use crate::probes::{ProbeKey, Proofs, Target};
 use crate::protocol;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// What every link carries (RFC 8200, section 5), in bytes: probed where nothing is known of the device.
-const LEAST_MTU: u32 = 1280;
 
 /// The ways to all peers, and what they need of the kernel.
 pub(super) struct Routed {
@@ -177,8 +174,11 @@ impl<'a> Router<'a> {
             match way {
                 Ok(route) => {
                     reached |= foreign.is_none();
-                    // What every host must be able to take: RFC 791, section 3.2; RFC 8200, section 5.
-                    let least = if cidr.addr().is_ipv6() { 1280 } else { 576 };
+                    let least = if cidr.addr().is_ipv6() {
+                        IPV6_LEAST_MTU
+                    } else {
+                        IPV4_LEAST_MTU
+                    };
                     if let Some(mtu) = route.mtu.filter(|mtu| *mtu < least) {
                         notes.insert(Note::MtuTooSmall {
                             peer: name.to_owned(),
@@ -271,7 +271,8 @@ impl<'a> Router<'a> {
         let device_mtu = || {
             let link = |link: &&LocalLink| Some(link.device.as_str()) == route.device();
             let found = self.links.iter().find(link).or_else(|| self.links.first());
-            let own = found.map_or(LEAST_MTU, |link| link.mtu);
+            // Where nothing is known of the device: what every link carries.
+            let own = found.map_or(IPV6_LEAST_MTU, |link| link.mtu);
             let theirs = peer.mtu.filter(|_| lane == Lane::Underlay);
             theirs.map_or(own, |theirs| theirs.min(own))
         };

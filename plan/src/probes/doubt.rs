@@ -1,12 +1,7 @@
 //! What speaks against a lane, in words that say what is likely wrong.
 
-use crate::lane::Lane;
+use crate::lane::{IPV4_LEAST_MTU, IPV6_LEAST_MTU, Lane};
 use std::fmt;
-
-/// What every host must be able to take, in bytes: RFC 791, section 3.2.
-const IPV4_LEAST: u32 = 576;
-/// The same of IPv6: RFC 8200, section 5.
-const IPV6_LEAST: u32 = 1280;
 
 /// Which way full-size packets do not come through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,15 +135,15 @@ impl Doubt {
                 };
                 write!(f, ", but some of {} bytes. ", outer - inner + fits)?;
                 match fits {
-                    ..IPV4_LEAST => write!(
+                    ..IPV4_LEAST_MTU => write!(
                         f,
-                        "Raise the network's MTU: {fits} bytes are left for pods' packets, which may have to be of {IPV4_LEAST}"
+                        "Raise the network's MTU: {fits} bytes are left for pods' packets, which may have to be of {IPV4_LEAST_MTU}"
                     ),
-                    IPV4_LEAST..IPV6_LEAST => write!(
+                    IPV4_LEAST_MTU..IPV6_LEAST_MTU => write!(
                         f,
-                        "Raise the network's MTU, or lower spec.mtu (now {inner}) to {fits}, where no pod has IPv6, which needs {IPV6_LEAST}"
+                        "Raise the network's MTU, or lower spec.mtu (now {inner}) to {fits}, where no pod has IPv6, which needs {IPV6_LEAST_MTU}"
                     ),
-                    IPV6_LEAST.. => write!(
+                    IPV6_LEAST_MTU.. => write!(
                         f,
                         "Lower spec.mtu (now {inner}) to {fits}, or raise the network's MTU"
                     ),

@@ -87,6 +87,12 @@ impl Site {
         self.prober.proofs().doubt(peer, lane).map(Doubt::reason)
     }
 
+    /// What a doubt is said to be.
+    fn told(&self, peer: &str, lane: Lane) -> String {
+        let why = self.prober.proofs().doubt(peer, lane).expect("a doubt");
+        crate::pair::Refusal::NotProved { lane, why }.to_string()
+    }
+
     fn proved(&self) -> usize {
         let standings = self.prober.proofs().standings();
         standings
@@ -299,13 +305,11 @@ fn a_network_that_carries_less_is_known_with_its_direction_within_three_seconds(
                 .find(|(_, _, doubt)| *doubt == Some("LaneTooSmall"));
             let known = known.expect("it is known").0 - since;
             assert!(known <= at(3_000), "{known:?}");
-            let why = site.prober.proofs().doubt("node-0001", VXLAN).expect("a doubt");
-            let told = crate::pair::Refusal::NotProved { lane: VXLAN, why }.to_string();
+            let told = site.told("node-0001", VXLAN);
             assert!(told.contains(words), "{told}");
             // And some seconds later what to do about it.
             site.pass(at(if in_use { 8_000 } else { 24_000 }));
-            let why = site.prober.proofs().doubt("node-0001", VXLAN).expect("a doubt");
-            let told = crate::pair::Refusal::NotProved { lane: VXLAN, why }.to_string();
+            let told = site.told("node-0001", VXLAN);
             assert!(told.contains("Lower spec.mtu (now 1450) to 1300"), "{told}");
             site.arrives = everything;
             site.pass(at(5_000));
